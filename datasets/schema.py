@@ -195,7 +195,9 @@ class Samples:
         """Positions of the given sample ids in ``self.ids``. Raises DataError for an id that is no sample."""
         ids = np.asarray(ids, np.int64)
         found = np.searchsorted(self.ids, ids)
-        if len(ids) and ((found >= len(self.ids)).any() or (self.ids[np.minimum(found, len(self.ids) - 1)] != ids).any()):
+        if len(ids) and (
+            (found >= len(self.ids)).any() or (self.ids[np.minimum(found, len(self.ids) - 1)] != ids).any()
+        ):
             foreign = np.setdiff1d(ids, self.ids)[:3].tolist()
             raise DataError(f"{foreign} are no sample ids of {self.dataset.name}")
         return found
@@ -228,4 +230,10 @@ class Queries:
     def take(self, positions: NDArray) -> Queries:
         """The queries at these positions (not user ids), in the given order."""
         positions = np.asarray(positions, np.int64)
-        return Queries(self.dataset, self.split, self.users[positions], self.histories.take(positions), self.targets.take(positions))
+        return Queries(
+            self.dataset,
+            self.split,
+            self.users[positions],
+            self.histories.take(positions),
+            self.targets.take(positions),
+        )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.datasets.schema import Samples
-from prunebench.recommenders.base import Config, Signals
+from prunebench.recommenders.base import Config, Request
 from prunebench.recommenders.runtime import Runtime
 
 Evidence = dict[str, NDArray]
@@ -35,8 +36,16 @@ class PruningMethod(Protocol):
     Config: ClassVar[type[Config]]
     version: ClassVar[int]
 
-    def prepare(self, samples: Samples, signals: Signals, runtime: Runtime) -> Evidence:
-        """Everything expensive and independent of the budget; cached by the harness."""
+    def requests(self) -> dict[str, Request]:
+        """The signals ``prepare`` will be given, by the name it knows them under. Built, cached and billed by the harness."""
+        ...
+
+    def evidence_key(self) -> dict[str, Any]:
+        """The settings ``prepare`` depends on, beyond its requests: they enter the evidence's hash."""
+        ...
+
+    def prepare(self, samples: Samples, signals: Mapping[str, Any], runtime: Runtime) -> Evidence:
+        """Everything expensive and independent of the budget, from the signals asked for; cached by the harness."""
         ...
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from prunebench.datasets.schema import Queries, RecDataset, Samples, Sequences
+from prunebench.recommenders.derivatives import Objective
 from prunebench.recommenders.runtime import Runtime
 
 Float32 = NDArray[np.float32]
+Stage = Literal["effort", "fit", "recommend"]
 
 
 class RecommenderError(ValueError):
@@ -70,6 +71,18 @@ class Rankings:
 
 
 @dataclass(frozen=True)
+class Request:
+    """An artefact asked for by name (an entry point of ``prunebench.signals``) and by its configuration.
+
+    Methods, backbones and signals declare what they need as requests, so that the harness knows every dependency, and
+    therefore every hash and bill, before anything is computed.
+    """
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FitReport:
     """What a fit consumed: optimiser steps, tokens seen (0 where a model has none), samples seen, validation losses."""
 
@@ -102,6 +115,16 @@ class Backbone(Protocol):
 
     Config: ClassVar[type[Config]]
     version: ClassVar[int]
+    uses_samples: ClassVar[bool]
+    """False for references that no selection can change, e.g. `popular`: they get no pruning stage."""
+
+    def needs(self, stage: Stage) -> dict[str, Request]:
+        """The resources a stage uses, e.g. ``{"llm": Request("llm", {"name": "catalogue"})}``."""
+        ...
+
+    def key(self, stage: Stage) -> dict[str, Any]:
+        """The part of the configuration a stage's result depends on, JSON-able: it enters the stage's hash."""
+        ...
 
     def fit(self, samples: Samples, stop: Queries, runtime: Runtime, folder: Path) -> Fitted:
         """Train on ``samples`` (none: zero-shot), stopping early on the loss over ``stop``.
@@ -123,42 +146,44 @@ class HasEffort(Protocol):
 
 
 class Surrogate(Protocol):
-    """A small trained recommender with the derivatives pruning methods need. n samples, P parameters in scope.
+    """A small trained recommender with the derivatives pruning methods need; built as ``Surrogate(config, n_items)``.
 
-    Vectors over parameters are dictionaries of tensors by parameter name. Sampled negatives depend on
-    (seed, sample id, position) only, so that every pass over the data sees the same ones.
+    Sampled negatives depend on (seed, sample id, position) only, so that every pass over the data sees the same ones.
+    ``load(folder, runtime)`` is a class method that restores what ``save`` wrote.
     """
+
+    Config: ClassVar[type[Config]]
+    version: ClassVar[int]
+    report: FitReport
 
     def fit(self, samples: Samples, valid: Queries, runtime: Runtime) -> FitReport: ...
     def losses(self, samples: Samples, runtime: Runtime) -> Float32:
         """Per-sample loss in evaluation mode, float32 [n]."""
         ...
 
-    def scope(self, name: str) -> tuple[str, ...]:
-        """Parameter names of a scope: ``block`` (the released one), wider ones by name, ``all``."""
-        ...
+    def objective(self, samples: Samples, scope: str, runtime: Runtime) -> Objective:
+        """The same losses as a function of a scope's parameters (``block``: the released one; wider ones by name; ``all``).
 
-    def mean_gradient(self, samples: Samples, scope: tuple[str, ...], runtime: Runtime) -> dict[str, torch.Tensor]: ...
-    def jvp(self, samples: Samples, direction: dict[str, torch.Tensor], runtime: Runtime) -> Float32:
-        """⟨∇L(s), direction⟩ for each sample, float32 [n], by one forward-mode pass."""
+        Means, Hessian products and directional derivatives of it are in ``derivatives``.
+        """
         ...
 
     def user_vectors(self, histories: Sequences, runtime: Runtime) -> Float32: ...
     def save(self, folder: Path) -> None: ...
 
 
-class Signals(Protocol):
-    """What a pruning method may ask for. Built, cached and billed by the harness, never by the method."""
-
-    def get(self, name: str, **config: Any) -> Any:
-        """A signal by name: ``surrogate`` (a trained Surrogate), ``effort`` (float32 [n]), ``influence`` (float32 [n]), …"""
-        ...
-
-
 class Resources(Protocol):
-    """Shared, cached artefacts a backbone may need beyond its samples; every use enters the lineage, hence the bill."""
+    """Shared, cached artefacts a backbone may use beyond its samples: those it named in ``needs``, else RecommenderError."""
 
     dataset: RecDataset
+
+    def llm(self) -> Path | str:
+        """The base LLM: a local folder, or a Hub id."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Float32:
+        """Unit-length sentence embeddings of any texts by the encoder of ``title_vectors``, float32 [len(texts), d]."""
+        ...
 
     def title_vectors(self) -> Float32:
         """Unit-length sentence embeddings of all item titles, float32 [n_items, d]."""

@@ -21,18 +21,24 @@ def _quiet(done: int, total: int | None, what: str) -> None:
     return None
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Passed in, never global: no library code below the command line reads the environment or a global generator.
 
     ``seed`` is the base; every purpose derives a generator of its own by name, so that adding one more
-    random draw anywhere never changes another. ``report(done, total, what)`` receives progress; ``cancelled()`` is polled.
+    random draw anywhere never changes another. ``report(done, total, what)`` receives progress; ``cancelled()`` is polled;
+    ``saved()`` is to be called after a checkpoint was written, so that the time up to it is billed and not lost to a kill.
     """
 
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[int, int | None, str], None] = _quiet
     cancelled: Callable[[], bool] = bool
+    saved: Callable[[], None] = _nothing
 
     def derive(self, *purpose: str | int) -> int:
         """A 63-bit seed that depends on the base seed and on the purpose's name only."""

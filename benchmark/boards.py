@@ -1,0 +1,27 @@
+"""`bench leaderboard`: the records of this home as a board."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from prunebench.leaderboard.record import Record, load_record
+from prunebench.leaderboard.tables import leaderboard_markdown, rows
+
+
+def records_of(home: Path) -> list[Record]:
+    """Every record of a home, by run id."""
+    return [load_record(path) for path in sorted((home / "runs").glob("*/record.json"))]
+
+
+def show(home: Path, dataset: str | None, split: str, as_json: bool) -> None:
+    """Markdown, or rows as JSON, on standard output."""
+    records = [record for record in records_of(home) if record.protocol.split == split and dataset in (None, record.dataset.name)]
+    if as_json:
+        click.echo(json.dumps({"rows": rows(records)}, indent=1))
+    elif records:
+        click.echo(leaderboard_markdown(records), nl=False)
+    else:
+        click.echo(f"No runs on the {split} split{f' of {dataset}' if dataset else ''} yet. Start with: bench run --method dealrec --backbone bigrec", err=True)

@@ -1,0 +1,186 @@
+"""The `bench` command: options and help only; each command's work is imported when it is run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+KINDS = ("methods", "backbones", "datasets", "surrogates", "runs")
+HOME = "~/.prunebench"
+
+
+class Plain(click.Group):
+    """Commands in the order of a newcomer's day, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def home_folder() -> Path:
+    return Path(os.environ.get("PRUNEBENCH_HOME") or HOME).expanduser()
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def apply(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable: JSON and nothing else on standard output.")
+WHAT = options(
+    click.option("--method", default=None, metavar="NAME", help="Pruning method, see `bench ls methods`.  [default: dealrec]"),
+    click.option("--backbone", default=None, metavar="NAME", help="What is fine-tuned, see `bench ls backbones`.  [default: bigrec]"),
+    click.option("--surrogate", default=None, metavar="NAME", help="Small model the scores come from.  [default: sasrec]"),
+    click.option("--dataset", default=None, metavar="NAME", help="Data set, see `bench ls datasets`.  [default: mini]"),
+    click.option("--budget", default=None, metavar="N|P%|full", help="Training samples kept; 0 is zero-shot.  [default: the data set's: 256 on mini, 1024 on games]"),
+    click.option("--llm", default=None, metavar="NAME", help="Base LLM: `catalogue` (pre-trained here on item text), a Hub id, or a local folder.  [default: catalogue]"),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting, e.g. method.lam=0.5 or surrogate.loss=ce; repeatable. See `bench ls settings`."),
+    click.option("--config", "config_file", type=click.Path(path_type=Path), default=None, metavar="FILE", help="TOML or JSON with the same settings; --set wins over it."),
+    click.option("--plugin", "plugin_files", type=click.Path(path_type=Path), multiple=True, metavar="FILE", help="Python file with a method, backbone or surrogate; repeatable."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True, help="Where tensors live; auto takes a CUDA GPU if there is one."),
+)
+
+
+@click.group(cls=Plain, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="prunebench", prog_name="bench")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Which few training samples are enough to fine-tune an LLM recommender, and what does it cost to find them?
+
+    Data sets, artefacts and records live in $PRUNEBENCH_HOME (default ~/.prunebench).
+    """
+    ctx.obj = {"debug": debug}
+
+
+@cli.command()
+@WHAT
+@click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of signal, selection and fine-tuning.  [default: 0]")
+@click.option("--seeds", default=None, metavar="0,1,2", help="Several seeds, one run each.")
+@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Develop on valid; every evaluation on test is logged.")
+@JSON
+def run(**asked: Any) -> None:
+    """Prune, fine-tune, rank all items for every user, record metrics and costs."""
+    from prunebench.benchmark import commands
+
+    commands.run(home_folder(), **asked)
+
+
+@cli.command()
+@WHAT
+@click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of signal and selection.  [default: 0]")
+@JSON
+def prune(**asked: Any) -> None:
+    """Only select: sample ids on standard output, one per line."""
+    from prunebench.benchmark import commands
+
+    commands.prune(home_folder(), **asked)
+
+
+@cli.command(name="ls")
+@click.argument("kind", required=False, metavar="[methods|backbones|datasets|surrogates|runs|settings]", type=click.Choice([*KINDS, "settings"]))
+@JSON
+def ls(kind: str | None, as_json: bool) -> None:
+    """List what there is."""
+    from prunebench.benchmark import listing
+
+    listing.show(home_folder(), kind, as_json)
+
+
+@cli.group(cls=Plain)
+def datasets() -> None:
+    """Import and inspect data sets."""
+
+
+@datasets.command(name="import")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--format", "layout", type=click.Choice(["dealrec"]), required=True, help="Layout of PATH: dealrec is the one released with the paper.")
+@click.option("--name", required=True, help="Name to install it under.")
+@click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
+@JSON
+def import_(path: Path, layout: str, name: str, overwrite: bool, as_json: bool) -> None:
+    """Install a data set from files. Nothing in them is executed."""
+    from prunebench.benchmark import datasets_commands
+
+    datasets_commands.import_(home_folder(), path, layout, name, overwrite, as_json)
+
+
+@datasets.command(name="inspect")
+@click.argument("name")
+@JSON
+def inspect_(name: str, as_json: bool) -> None:
+    """Statistics, duplicate and missing titles, cold items, leaks between splits."""
+    from prunebench.benchmark import datasets_commands
+
+    datasets_commands.inspect(home_folder(), name, as_json)
+
+
+@cli.group(cls=Plain)
+def leaderboard() -> None:
+    """Accuracy and cost of all recorded runs."""
+
+
+@leaderboard.command()
+@click.option("--dataset", default=None, help="Only this data set.")
+@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Runs evaluated on this split.")
+@JSON
+def show(dataset: str | None, split: str, as_json: bool) -> None:
+    """Print the leaderboard as markdown."""
+    from prunebench.benchmark import boards
+
+    boards.show(home_folder(), dataset, split, as_json)
+
+
+@cli.command()
+@click.option("--dataset", default="mini", show_default=True, help="Data set the paths are timed on.")
+@JSON
+def perf(dataset: str, as_json: bool) -> None:
+    """Time our path and a plain reference in one run; prints the ratios."""
+    from prunebench.benchmark import perf_command
+
+    perf_command.perf(home_folder(), dataset, as_json)
+
+
+@cli.command()
+@JSON
+def demo(as_json: bool) -> None:
+    """The main job on the embedded defaults, its rivals, and the leaderboard."""
+    from prunebench.benchmark import commands
+
+    commands.demo(home_folder(), as_json)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 2 bad input, 1 the environment, 130 interrupted."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted; the same command continues where this one stopped", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command continues where this one stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        from prunebench.benchmark.errors import explain
+
+        _fail(*explain(error))
+
+
+def _fail(line: str, code: int) -> None:
+    click.echo(f"bench: {line}", err=True)
+    sys.exit(code)

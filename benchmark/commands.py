@@ -1,0 +1,185 @@
+"""`bench run`, `bench prune` and `bench demo`: from options to records, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from prunebench.benchmark.config import Choices, ConfigError, Seeds, read_file
+from prunebench.benchmark.progress import ConsoleReporter
+from prunebench.benchmark.workbench import Workbench
+from prunebench.leaderboard.record import Record
+from prunebench.leaderboard.tables import leaderboard_markdown
+
+FILE_OPTIONS = ("method", "backbone", "surrogate", "dataset")
+FILE_KEYS = {"name", "budget", "seed", "seeds", "split", "llm", "run"}
+DEMO = (("dealrec", None), ("random", None), ("random", "0"))
+DEMO_REFERENCES = ("popular", "content_knn")
+
+
+@contextmanager
+def clean_output() -> Iterator[Any]:
+    """Yield the real standard output, and send everything else that is printed meanwhile to standard error.
+
+    Down to the file descriptor: a library or plugin that prints cannot spoil what a program reads.
+    """
+    sys.stdout.flush()
+    real = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        yield real
+    finally:
+        sys.stdout.flush()
+        os.dup2(real.fileno(), 1)
+        real.close()
+
+
+def quiet_libraries() -> None:
+    """Progress and problems are told by us, once."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|sentence_transformers)")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.basicConfig(format="bench: %(levelname)s: %(message)s", level=logging.WARNING)
+
+
+def _workbench(home: Path, device: str, plugin_files: tuple[Path, ...]) -> Workbench:
+    quiet_libraries()
+    console = Console(stderr=True)
+    command = shlex.join(["bench", *sys.argv[1:]])
+    bench = Workbench(home, ConsoleReporter(console), device, command=command)
+    for path in plugin_files:
+        bench.load_plugin(path)
+    return bench
+
+
+def _choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[Choices, dict[str, Any]]:
+    """Options of the command line over those of the file's `run` table; what remains of the file are sections."""
+    named = file.get("run", {})
+    if not isinstance(named, dict):
+        raise ConfigError("the configuration file's 'run' must be a table, e.g. [run] with method = \"dealrec\"")
+    allowed = {*FILE_OPTIONS, "budget", "split", "llm"}
+    unknown = sorted({*named} - allowed) + sorted({*file} - {"run", "method", "backbone", "surrogate", "llm"})
+    if unknown:
+        raise ConfigError(f"the configuration file has the unknown key {unknown[0]!r}; it takes [run] with {', '.join(sorted(allowed))}, and [method], [backbone], [surrogate], [llm]")
+    values = {key: asked.get(key) if asked.get(key) is not None else named.get(key) for key in allowed}
+    llm = values.pop("llm")
+    given = {key: str(value) for key, value in values.items() if value is not None}
+    return Choices(**given, overrides={"backbone": {"llm": llm}} if llm else {}), {key: value for key, value in file.items() if key != "run"}
+
+
+def _seeds(seed: int | None, seeds: str | None) -> list[int]:
+    if seeds is None:
+        return [seed or 0]
+    if seed is not None:
+        raise ConfigError("give --seed or --seeds, not both")
+    try:
+        parsed = [int(part) for part in seeds.split(",")]
+    except ValueError:
+        parsed = []
+    if not parsed or min(parsed) < 0 or len(set(parsed)) != len(parsed):
+        raise ConfigError(f"--seeds {seeds!r}: give different whole numbers with commas, e.g. 0,1,2")
+    return parsed
+
+
+def run(home: Path, *, seed: int | None, seeds: str | None, as_json: bool, config_file: Path | None, plugin_files: tuple[Path, ...], device: str, settings: tuple[str, ...], **asked: Any) -> None:
+    """One record per seed, each kept as it ends."""
+    wanted = _seeds(seed, seeds)
+    with clean_output() as out:
+        bench = _workbench(home, device, plugin_files)
+        choices, file = _choices(asked, read_file(config_file) if config_file else {})
+        records = []
+        for number in wanted:
+            resolved, dataset, defaults = bench.resolve(choices, settings, file, Seeds.all(number))
+            budget = f"{resolved.budget:,} of {len(dataset.samples()):,} samples" if resolved.method != "none" else "no samples"
+            bench.reporter.say(f"{resolved.method} × {resolved.backbone} on {dataset.name}, {budget}, seed {number}")
+            record, folder = bench.run(resolved, dataset, defaults)
+            bench.reporter.say(f"  record         {folder / 'record.json'}")
+            records.append(record)
+        if as_json:
+            _print_json(out, _plain(records[0]) if seeds is None else {"runs": [_plain(record) for record in records]})
+        else:
+            Console(file=out).print(_table(records))
+
+
+def prune(home: Path, *, seed: int | None, as_json: bool, config_file: Path | None, plugin_files: tuple[Path, ...], device: str, settings: tuple[str, ...], **asked: Any) -> None:
+    """Only the selection: ids on standard output."""
+    with clean_output() as out:
+        bench = _workbench(home, device, plugin_files)
+        choices, file = _choices(asked, read_file(config_file) if config_file else {})
+        resolved, dataset, _ = bench.resolve(choices, settings, file, Seeds.all(seed or 0))
+        pruned, stages = bench.prune(resolved, dataset)
+        ids = pruned.selection.ids.tolist()
+        if as_json:
+            _print_json(
+                out,
+                {
+                    "method": resolved.method,
+                    "backbone": resolved.backbone,
+                    "dataset": dataset.name,
+                    "fingerprint": dataset.fingerprint,
+                    "budget": resolved.budget,
+                    "seeds": resolved.seeds.model_dump(),
+                    "sample_ids": ids,
+                    "notes": pruned.selection.notes,
+                    "bill": [stage.model_dump() for stage in stages],
+                },
+            )
+        else:
+            out.writelines(f"{sample}\n" for sample in ids)
+
+
+def demo(home: Path, as_json: bool) -> None:
+    """DEALRec, random, zero-shot and the references on `mini`, then the board."""
+    with clean_output() as out:
+        bench = _workbench(home, "auto", ())
+        jobs = [Choices(method=method, budget=budget) for method, budget in DEMO] + [Choices(backbone=name) for name in DEMO_REFERENCES]
+        records = []
+        for number, choices in enumerate(jobs, 1):
+            resolved, dataset, defaults = bench.resolve(choices, (), {}, Seeds())
+            bench.reporter.say(f"[{number}/{len(jobs)}] {resolved.method} × {resolved.backbone} on {dataset.name}, {resolved.budget} samples")
+            records.append(bench.run(resolved, dataset, defaults)[0])
+        if as_json:
+            _print_json(out, {"runs": [_plain(record) for record in records]})
+        else:
+            out.write(leaderboard_markdown(records))
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    return record.model_dump(mode="json")
+
+
+def _print_json(out: Any, value: Any) -> None:
+    json.dump(value, out, indent=1)
+    out.write("\n")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "mixed hardware"
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _table(records: list[Record]) -> Table:
+    table = Table(title=f"{records[0].method} × {records[0].backbone} on {records[0].dataset.name} ({records[0].protocol.split}, {records[0].protocol.users_evaluated:,} users)")
+    for name in ("seed", "samples", "R@10", "R@20", "N@10", "N@20", "pruning", "fine-tuning", "inference", "total"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in records:
+        means, totals = record.metrics["unmasked"], record.totals
+        cells = [means.recall["10"], means.recall["20"], means.ndcg["10"], means.ndcg["20"]]
+        times = [totals.pruning_s, totals.fine_tuning_s, totals.inference_s, totals.total_s]
+        table.add_row(str(record.seeds.selection), f"{record.budget:,}", *(f"{cell:.4f}" if cell is not None else "–" for cell in cells), *map(_time, times))
+    return table

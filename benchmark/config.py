@@ -1,0 +1,161 @@
+"""A run's configuration: defaults, presets, a file and `--set`, merged in that order; unknown keys refused."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError
+
+from prunebench.recommenders.base import Config
+
+Section = Literal["method", "backbone", "surrogate", "llm"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+NO_METHOD = "none"
+"""The method of a run that selects nothing: zero-shot, and references no selection can change."""
+PRESETS = Path(__file__).with_name("presets.toml")
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the message says which key, why, and what to do."""
+
+
+class Seeds(Config):
+    """One seed per source of randomness, so that they can be crossed; `--seed` sets all three."""
+
+    signal: int = Field(0, ge=0, description="surrogates, influence, effort")
+    selection: int = Field(0, ge=0, description="the draw of the samples")
+    finetune: int = Field(0, ge=0, description="the backbone's fine-tuning")
+
+    @classmethod
+    def all(cls, seed: int) -> Seeds:
+        return cls(signal=seed, selection=seed, finetune=seed)
+
+
+class RunConfig(Config):
+    """Everything a run's result depends on, resolved: no default is left to be filled in later."""
+
+    method: str = "dealrec"
+    backbone: str = "bigrec"
+    surrogate: str = "sasrec"
+    dataset: str = "mini"
+    budget: int = Field(ge=0, description="training samples kept; 0 is zero-shot")
+    split: Literal["valid", "test"] = "test"
+    seeds: Seeds = Seeds()
+    method_config: dict[str, Any] = {}
+    backbone_config: dict[str, Any] = {}
+    surrogate_config: dict[str, Any] = {}
+    llm_config: dict[str, Any] = {}
+    plugins: dict[str, str] = Field({}, description="sha256 of every --plugin file, by name")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was asked for on the command line or in a file, before anything is resolved."""
+
+    method: str = "dealrec"
+    backbone: str = "bigrec"
+    surrogate: str = "sasrec"
+    dataset: str = "mini"
+    budget: str | None = None
+    split: Literal["valid", "test"] = "test"
+    overrides: Mapping[str, Mapping[str, Any]] | None = None
+
+
+def one_line(error: ValidationError, what: str) -> str:
+    """A pydantic error as one clear line, with the nearest key where one is unknown."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"{what} has no setting {key!r}"
+    return f"{what}: {key} = {first['input']!r}: {first['msg'].lower()}"
+
+
+def build(kind: type[Config], values: Mapping[str, Any], what: str) -> Config:
+    """Validate a section. Raises ConfigError in one line."""
+    known = sorted({name for field, info in kind.model_fields.items() for name in (field, info.alias) if name})
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 3)
+            raise ConfigError(f"{what} has no setting {key!r}; " + (f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}"))
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(one_line(error, what)) from None
+
+
+def presets(dataset: str, backbone: str) -> dict[str, Any]:
+    """The settings kept for a data set and a backbone: ``budget`` and one table per section."""
+    table = tomllib.loads(PRESETS.read_text())
+    merged: dict[str, Any] = {}
+    for name in ("*", dataset):
+        entry = table.get(name, {})
+        for key, value in entry.items():
+            if key in ("budget", *SECTIONS):
+                merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+        for key, value in entry.get("backbones", {}).get(backbone, {}).items():
+            merged["backbone"] = {**merged.get("backbone", {}), key: value}
+    return merged
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """A TOML or JSON file: run options at the top, one table per section. Raises ConfigError."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error}") from None
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a table of settings")
+    return values
+
+
+def parse_settings(settings: Iterable[str], fields: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Any]]:
+    """`--set` values. ``section.key=value``, or ``key=value`` where one section alone has the key.
+
+    Values are JSON where they parse as JSON (numbers, true, null, lists), otherwise text. ``fields`` gives the known keys of each section.
+    """
+    parsed: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {setting!r}: write it as key=value, e.g. --set method.lam=0.5")
+        section, dot, key = path.partition(".")
+        if not dot:
+            key, homes = section, [name for name, keys in fields.items() if section in keys]
+            if not homes:
+                near = difflib.get_close_matches(key, [field for keys in fields.values() for field in keys], 3)
+                raise ConfigError(f"--set {setting!r}: no section has the setting {key!r}" + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""))
+            if len(homes) > 1:
+                raise ConfigError(f"--set {setting!r}: {' and '.join(homes)} both have {key!r}; write {homes[0]}.{key}=… or {homes[1]}.{key}=…")
+            section = homes[0]
+        elif section not in fields:
+            raise ConfigError(f"--set {setting!r}: no section {section!r}; there are {', '.join(fields)}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        parsed.setdefault(section, {})[key] = value
+    return parsed
+
+
+def parse_budget(text: str | int | None, n: int) -> int:
+    """A number of samples, a percentage of the n there are (``2%``), or ``full``. Raises ConfigError."""
+    if text is None or text == "full":
+        return n
+    try:
+        share = str(text).endswith("%")
+        budget = round(float(str(text)[:-1]) / 100 * n) if share else int(text)
+    except ValueError:
+        raise ConfigError(f"budget {text!r} is no number of samples; use e.g. 1024, 2% or full") from None
+    if not 0 <= budget <= n:
+        raise ConfigError(f"budget {text} is outside 0 … {n}, the samples this data set has")
+    return budget

@@ -1,0 +1,239 @@
+"""The harness: prune, fine-tune, rank all items, measure; every step an artefact with a bill, the record last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunebench.benchmark import metrics
+from prunebench.benchmark.config import RunConfig
+from prunebench.benchmark.plugins import Registry
+from prunebench.benchmark.progress import Reporter
+from prunebench.benchmark.signals import Context, Graph, LoadedResources, parse_sections, split_validation, with_resources
+from prunebench.benchmark.store import Artefact, Store, Workspace
+from prunebench.datasets.schema import Queries, RecDataset, Samples
+from prunebench.methods.base import MethodError, PruningMethod, Selection
+from prunebench.recommenders.base import Backbone, Rankings, RecommenderError, Request
+from prunebench.recommenders.runtime import Runtime
+
+EVIDENCE_VERSION = SELECTION_VERSION = PREDICTIONS_VERSION = 1
+CUTOFFS = (5, 10, 20, 50)
+CHUNK = 1024
+"""Users ranked between two points a killed run can continue from."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning gave: the samples, their selection, and the artefacts it took."""
+
+    selection: Selection
+    artefact: Artefact | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything a record is made from."""
+
+    run: RunConfig
+    dataset: RecDataset
+    samples: Samples
+    queries: Queries
+    pruned: Pruned
+    fitted: Artefact
+    predictions: Artefact
+    rankings: Rankings
+    per_user: dict[str, metrics.PerUser]
+    reads: dict[str, list[str]]
+
+
+class Harness:
+    """Runs one configuration on one data set over one store."""
+
+    def __init__(self, run: RunConfig, dataset: RecDataset, registry: Registry, store: Store, reporter: Reporter, runtime: Runtime) -> None:
+        self.run, self.dataset, self.store, self.reporter = run, dataset, store, reporter
+        self.runtime = runtime
+        self.method: PruningMethod
+        self.backbone: Backbone
+        self.method, self.backbone, surrogate = parse_sections(registry, run, dataset)
+        self.samples = dataset.samples()
+        self.select_users, self.stop_users = split_validation(dataset.queries("valid"))
+        context = Context(dataset, self.samples, self.stop_users, self.select_users, run, registry, surrogate, self.backbone, runtime)
+        self.graph = Graph(context, store, reporter)
+
+    # -- prune ---------------------------------------------------------------------------------------------------
+
+    def prune(self) -> Pruned:
+        """Evidence, then the selection. A budget of 0, or a reference that uses no samples, needs neither."""
+        if self.run.budget == 0 or not self.backbone.uses_samples:
+            return Pruned(Selection(np.empty(0, np.int64)), None)
+        requests = self.method.requests()
+        shared = {"method": self.run.method, "code": self.method.version, "plugin": self.run.plugins, **self._data_key()}
+        evidence = self._stage(
+            "evidence",
+            EVIDENCE_VERSION,
+            {**shared, "config": self.method.evidence_key(), "seed": self.run.seeds.signal},
+            lambda work: self._prepare(work, self.graph.values(requests)),
+            self._artefacts(requests),
+            "pruning",
+        )
+        selection = self._stage(
+            "selection",
+            SELECTION_VERSION,
+            {**shared, "config": self.run.method_config, "budget": self.run.budget, "seed": self.run.seeds.selection},
+            lambda work: self._select(work, evidence),
+            [evidence],
+            "pruning",
+        )
+        return Pruned(Selection(np.load(selection.folder / "ids.npy"), selection.info["notes"]), selection)
+
+    def _prepare(self, work: Workspace, signals: dict[str, Any]) -> None:
+        runtime = self._runtime(self.run.seeds.signal)
+        evidence = self.method.prepare(self.samples, signals, runtime)
+        for name, values in evidence.items():
+            if len(values) != len(self.samples):
+                raise MethodError(f"method {self.run.method}: evidence {name!r} has {len(values)} rows for {len(self.samples)} samples; give one row per sample")
+        np.savez(work.folder / "evidence.npz", ids=self.samples.ids, **{f"evidence_{k}": v for k, v in evidence.items()})
+
+    def _select(self, work: Workspace, evidence: Artefact) -> dict[str, Any]:
+        with np.load(evidence.folder / "evidence.npz") as arrays:
+            if not np.array_equal(arrays["ids"], self.samples.ids):
+                raise MethodError(f"method {self.run.method}: stored evidence belongs to other samples; remove the store and run again")
+            values = {name.removeprefix("evidence_"): arrays[name] for name in arrays.files if name != "ids"}
+        selection = self.method.select(self.samples, values, self.run.budget, self._runtime(self.run.seeds.selection))
+        ids = np.sort(np.asarray(selection.ids, np.int64))
+        if len(np.unique(ids)) != len(ids):
+            raise MethodError(f"method {self.run.method} chose {len(ids) - len(np.unique(ids))} samples more than once; a selection holds unique ids")
+        if len(ids) != self.run.budget:
+            raise MethodError(f"method {self.run.method} chose {len(ids)} samples for a budget of {self.run.budget}; choose exactly that many")
+        self.samples.positions(ids)
+        np.save(work.folder / "ids.npy", ids)
+        return {"notes": selection.notes}
+
+    # -- fine-tune -----------------------------------------------------------------------------------------------
+
+    def fit(self, ids: np.ndarray) -> Artefact:
+        """Fine-tune on the samples with these ids. Two methods that chose the same samples share the result."""
+        backbone, needs, samples = self.backbone, self.backbone.needs("fit"), self.samples.take(ids)
+
+        def make(work: Workspace) -> dict[str, Any]:
+            with self.reporter.stage("fine-tuning") as report:
+                runtime = replace(self._runtime(self.run.seeds.finetune, report), saved=work.keep)
+                fitted = self._backbone_for(needs).fit(samples, self.stop_users, runtime, work.scratch)
+            fitted.save(work.folder)
+            facts = fitted.report
+            return {"steps": facts.steps, "tokens": facts.tokens, "samples": facts.samples, "best_step": facts.best_step, "valid_losses": list(facts.valid_losses)}
+
+        key = {
+            "backbone": self.run.backbone,
+            "code": backbone.version,
+            "config": backbone.key("fit"),
+            "plugin": self.run.plugins,
+            "samples": ids_digest(ids),
+            "seed": self.run.seeds.finetune,
+            **self._data_key(),
+        }
+        self.graph.reads["fine-tuning"] = ["titles", "train (selected samples)", "stop"]
+        return self._stage("fit", backbone.version, key, make, self._artefacts(needs), "fine-tuning")
+
+    # -- rank and measure ----------------------------------------------------------------------------------------
+
+    def queries(self) -> Queries:
+        """The users evaluated: all of test, or the validation users nobody stops on."""
+        return self.dataset.queries("test") if self.run.split == "test" else self.select_users
+
+    def predict(self, fitted: Artefact) -> Artefact:
+        """Rank all items for every user, deep enough that masking the history still leaves the largest cut-off."""
+        backbone, needs, queries = self.backbone, self.backbone.needs("recommend"), self.queries()
+
+        def make(work: Workspace) -> None:
+            runtime = self._runtime(self.run.seeds.finetune)
+            order = np.argsort(queries.histories.lengths, kind="stable")
+            chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+            with self.reporter.stage("inference") as report:
+                model = None
+                for number, chunk in enumerate(chunks):
+                    report(min(number * CHUNK, len(order)), len(order), "users ranked")
+                    part = work.scratch / f"ranked-{number:05d}.npz"
+                    if part.exists():
+                        continue
+                    if model is None:
+                        model = self._backbone_for(needs).load(fitted.folder, runtime)
+                    histories = queries.histories.take(chunk)
+                    depth = max(CUTOFFS) + histories.lengths
+                    inner = runtime if len(chunks) > 1 else replace(runtime, report=report)
+                    ranked = model.recommend(histories, np.minimum(depth, self.dataset.n_items), inner)
+                    if len(ranked) != len(chunk):
+                        raise RecommenderError(f"backbone {self.run.backbone} ranked {len(ranked)} of {len(chunk)} users; every user must be ranked")
+                    save_rankings(part, ranked)
+                    work.keep()
+                ranked = Rankings.concatenate([load_rankings(work.scratch / f"ranked-{n:05d}.npz") for n in range(len(chunks))])
+            save_rankings(work.folder / "rankings.npz", take_rankings(ranked, np.argsort(order, kind="stable")))
+
+        key = {"backbone": self.run.backbone, "code": backbone.version, "config": backbone.key("recommend"), "split": self.run.split, "cutoffs": list(CUTOFFS), **self._data_key()}
+        return self._stage("predictions", PREDICTIONS_VERSION, key, make, [fitted, *self._artefacts(needs)], "inference")
+
+    def execute(self) -> Outcome:
+        """All stages, each from the store where it is there already."""
+        pruned = self.prune()
+        fitted = self.fit(pruned.selection.ids)
+        predictions = self.predict(fitted)
+        rankings = load_rankings(predictions.folder / "rankings.npz")
+        queries = self.queries()
+        per_user = {
+            "unmasked": metrics.evaluate(rankings, queries.targets, CUTOFFS),
+            "masked": metrics.evaluate(metrics.mask(rankings, queries.histories), queries.targets, CUTOFFS),
+        }
+        self.graph.reads["evaluation"] = [self.run.split if self.run.split == "test" else "select"]
+        return Outcome(self.run, self.dataset, self.samples, queries, pruned, fitted, predictions, rankings, per_user, dict(self.graph.reads))
+
+    # -- shared --------------------------------------------------------------------------------------------------
+
+    def _backbone_for(self, needs: dict[str, Request]) -> Backbone:
+        return with_resources(self.backbone, LoadedResources(self.dataset, self.graph.values(needs)))
+
+    def _artefacts(self, needs: dict[str, Request]) -> list[Artefact]:
+        return [self.graph.artefact(request) for request in needs.values()]
+
+    def _data_key(self) -> dict[str, Any]:
+        return {"data": self.graph.data_key}
+
+    def _runtime(self, seed: int, report: Any = None) -> Runtime:
+        runtime = self.runtime.with_seed(seed)
+        return replace(runtime, report=report) if report else runtime
+
+    def _stage(self, stage: str, version: int, key: dict[str, Any], make: Any, upstream: Sequence[Artefact], phase: str) -> Artefact:
+        artefact = self.store.get_or_build(stage, version, key, make, upstream, phase=phase)
+        self.reporter.built(artefact)
+        return artefact
+
+
+def ids_digest(ids: np.ndarray) -> str:
+    """sha256 of the sorted sample ids."""
+    return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
+
+
+def save_rankings(path: Path, rankings: Rankings) -> None:
+    """Written under another name first: a killed process leaves no half-written part behind."""
+    half = path.with_suffix(".half")
+    with half.open("wb") as file:
+        np.savez(file, items=rankings.items, scores=rankings.scores, offsets=rankings.offsets)
+    half.replace(path)
+
+
+def load_rankings(path: Path) -> Rankings:
+    with np.load(path) as arrays:
+        return Rankings(arrays["items"], arrays["scores"], arrays["offsets"])
+
+
+def take_rankings(rankings: Rankings, rows: np.ndarray) -> Rankings:
+    """Rows in another order."""
+    lengths = np.diff(rankings.offsets)[rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    source = np.repeat(rankings.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return Rankings(rankings.items[source], rankings.scores[source], offsets)
+

@@ -1,0 +1,83 @@
+"""`bench ls`: what there is, read from entry points and small files; imports neither torch nor the parts it lists."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from prunebench.benchmark.plugins import Kind, Registry
+from prunebench.datasets import listing as installed
+
+
+def show(home: Path, kind: str | None, as_json: bool) -> None:
+    """One kind, or all of them."""
+    if kind == "settings":
+        _show({"settings": importlib.import_module("prunebench.benchmark.settings").rows()}, as_json)
+        return
+    makers = {"methods": _parts, "backbones": _parts, "datasets": _datasets, "surrogates": _parts, "runs": _runs}
+    chosen = [kind] if kind else list(makers)
+    _show({name: makers[name](name, home) for name in chosen}, as_json)
+
+
+def _parts(kind: str, home: Path) -> list[dict[str, Any]]:
+    registry, named = Registry(), cast(Kind, kind)
+    return [{"name": name, "summary": registry.summary(named, name), "from": registry.origin(named, name).source} for name in registry.names(named)]
+
+
+def _datasets(kind: str, home: Path) -> list[dict[str, Any]]:
+    generated = [{**row, "status": "built in"} for row in _parts("datasets", home)]
+    present = [{**row, "status": "damaged" if row.get("damaged") else "installed"} for row in installed.installed(home)]
+    known = [{**row, "status": "known, not installed"} for row in installed.known(home)]
+    return [*generated, *present, *known]
+
+
+def _runs(kind: str, home: Path) -> list[dict[str, Any]]:
+    rows = []
+    for path in sorted((home / "runs").glob("*/record.json")):
+        try:
+            record = json.loads(path.read_text())
+            recall = record["metrics"]["unmasked"]["recall"]
+            rows.append(
+                {
+                    "name": record["run"],
+                    "finished": record["finished"],
+                    "method": record["method"],
+                    "backbone": record["backbone"],
+                    "dataset": record["dataset"]["name"],
+                    "budget": record["budget"],
+                    "seed": record["seeds"]["selection"],
+                    "split": record["protocol"]["split"],
+                    "recall@10": recall.get("10"),
+                    "record": str(path),
+                }
+            )
+        except (OSError, ValueError, KeyError, AttributeError):
+            rows.append({"name": path.parent.name, "damaged": True, "record": str(path)})
+    return sorted(rows, key=lambda row: (row.get("finished", ""), row["name"]))
+
+
+def _show(listed: dict[str, list[dict[str, Any]]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(listed, indent=1))
+        return
+    for number, (kind, rows) in enumerate(listed.items()):
+        click.echo(("\n" if number else "") + f"{kind}:" + ("" if rows else " none yet"))
+        width = max((len(row["name"]) for row in rows), default=0)
+        for row in rows:
+            click.echo(f"  {row['name']:<{width}}  {_line(kind, row)}".rstrip())
+
+
+def _line(kind: str, row: dict[str, Any]) -> str:
+    if row.get("damaged"):
+        return "damaged"
+    if kind == "runs":
+        recall = f"R@10 {row['recall@10']:.4f}" if row["recall@10"] is not None else ""
+        return f"{row['method']} × {row['backbone']} on {row['dataset']} ({row['split']}), {row['budget']} samples, seed {row['seed']}  {recall}"
+    if kind == "datasets":
+        counts = f"{row['users']:,} users, {row['items']:,} items, {row['interactions']:,} interactions" if "users" in row else row.get("summary", "")
+        return f"{row['status']}: {counts}"
+    return row["summary"]

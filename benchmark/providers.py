@@ -1,0 +1,195 @@
+"""The built-in signals: title vectors, the base LLM, the surrogate, influence and effort."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from prunebench.benchmark.config import build
+from prunebench.benchmark.signals import Context
+from prunebench.benchmark.store import Artefact, Workspace
+from prunebench.methods.influence import InfluenceConfig, influence
+from prunebench.recommenders.base import Config, HasEffort, RecommenderError, Request
+from prunebench.recommenders.bigrec.catalogue import CatalogueConfig, pretrain
+from prunebench.recommenders.encoder import EncoderConfig, SentenceEncoder
+
+CATALOGUE = "catalogue"
+
+
+def titles_digest(titles: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(titles).encode()).hexdigest()[:16]
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of a model folder: what a local LLM is, wherever it lies."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class TitleVectors:
+    """Sentence vectors of all titles, float32 [n_items, d], and the encoder that made them for further texts."""
+
+    vectors: np.ndarray
+    encoder: SentenceEncoder
+
+    def encode(self, texts: Any) -> np.ndarray:
+        return self.encoder.encode(list(texts))
+
+
+class TitleVectorsSignal:
+    """Unit-length sentence embeddings of the item titles: for grounding, references, and the catalogue LLM."""
+
+    Config = EncoderConfig
+    version, phase, seeded, reads = 1, "inference", False, ("titles",)
+
+    def needs(self, config: EncoderConfig, context: Context) -> dict[str, Request]:
+        return {}
+
+    def key(self, config: EncoderConfig, context: Context) -> dict[str, Any]:
+        return {"titles": titles_digest(context.dataset.titles)}
+
+    def build(self, config: EncoderConfig, context: Context, work: Workspace) -> None:
+        vectors = SentenceEncoder(config, context.runtime.device).encode(list(context.dataset.titles), context.runtime)
+        np.save(work.folder / "vectors.npy", vectors)
+
+    def load(self, config: EncoderConfig, context: Context, artefact: Artefact) -> TitleVectors:
+        return TitleVectors(np.load(artefact.folder / "vectors.npy"), SentenceEncoder(config, context.runtime.device))
+
+
+class LLMSignal:
+    """The base LLM: the `catalogue` pre-trained here on item text, a local folder, or a Hub id."""
+
+    class Config(Config):
+        name: str = Field(CATALOGUE, description="catalogue, a Hub id, or a local folder")
+
+    version, phase, seeded, reads = 1, "pretraining", False, ("titles",)
+
+    def needs(self, config: Config, context: Context) -> dict[str, Request]:
+        return {"title_vectors": Request("title_vectors")} if config.name == CATALOGUE else {}
+
+    def key(self, config: Config, context: Context) -> dict[str, Any]:
+        if config.name == CATALOGUE:
+            return {"catalogue": self._catalogue(context).model_dump(mode="json"), "titles": titles_digest(context.dataset.titles)}
+        folder = Path(config.name).expanduser()
+        if not folder.is_dir():
+            return {}
+        if not (folder / "config.json").is_file():
+            raise RecommenderError(f"{folder} is no model folder (it has no config.json); --llm takes catalogue, a Hub id, or a folder saved by save_pretrained")
+        return {"files": folder_digest(folder)}
+
+    def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
+        if config.name != CATALOGUE:
+            folder = Path(config.name).expanduser()
+            return {"llm": str(folder.resolve()) if folder.is_dir() else config.name}
+        vectors = context.inputs["title_vectors"].vectors
+        return {"llm": CATALOGUE, **(pretrain(context.dataset.titles, vectors, self._catalogue(context), context.runtime, work.folder, work.scratch) or {})}
+
+    def load(self, config: Config, context: Context, artefact: Artefact) -> Path | str:
+        return artefact.folder if artefact.info["llm"] == CATALOGUE else artefact.info["llm"]
+
+    def _catalogue(self, context: Context) -> CatalogueConfig:
+        return build(CatalogueConfig, context.run.llm_config, "the catalogue LLM")  # type: ignore[return-value]
+
+
+class SurrogateSignal:
+    """The small recommender trained on all of D, whose losses and gradients stand in for the LLM's."""
+
+    class Config(Config):
+        pass
+
+    version, phase, seeded, reads = 1, "pruning", True, ("train", "stop")
+
+    def needs(self, config: Config, context: Context) -> dict[str, Request]:
+        return {}
+
+    def key(self, config: Config, context: Context) -> dict[str, Any]:
+        code = context.registry.resolve("surrogates", context.run.surrogate).version
+        return {"surrogate": context.run.surrogate, "code": code, "settings": context.run.surrogate_config, "plugins": context.run.plugins}
+
+    def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
+        surrogate = context.surrogate()
+        report = surrogate.fit(context.samples, context.stop, context.runtime)
+        surrogate.save(work.folder)
+        return {"steps": report.steps, "best_step": report.best_step, "valid_losses": list(report.valid_losses)}
+
+    def load(self, config: Config, context: Context, artefact: Artefact) -> Any:
+        return context.registry.resolve("surrogates", context.run.surrogate).load(artefact.folder, context.runtime)
+
+
+class InfluenceSignal:
+    """Influence of each sample on the mean training loss (Eq. 11), float32 [n]."""
+
+    Config = InfluenceConfig
+    version, phase, seeded, reads = 1, "pruning", True, ("train",)
+
+    def needs(self, config: InfluenceConfig, context: Context) -> dict[str, Request]:
+        return {"surrogate": Request("surrogate")}
+
+    def key(self, config: InfluenceConfig, context: Context) -> dict[str, Any]:
+        return {}
+
+    def build(self, config: InfluenceConfig, context: Context, work: Workspace) -> dict[str, Any]:
+        result = influence(context.inputs["surrogate"], context.samples, config, context.runtime)
+        np.savez(work.folder / "scores.npz", ids=context.samples.ids, scores=result.scores)
+        return {"notes": result.notes}
+
+    def load(self, config: InfluenceConfig, context: Context, artefact: Artefact) -> np.ndarray:
+        return _scores(artefact, context)
+
+
+class EffortSignal:
+    """The LLM's gradient norm of each sample (Eq. 12), float32 [n]; NaN for samples that are no candidates."""
+
+    class Config(Config):
+        candidates: int | None = Field(None, ge=1, description="compute it only for the m samples with the highest `by`; all by default")
+        by: dict[str, Any] = Field({}, description="configuration of the influence that ranks the candidates")
+
+    version, phase, seeded, reads = 1, "pruning", True, ("train", "titles")
+
+    def needs(self, config: Config, context: Context) -> dict[str, Request]:
+        backbone = self._backbone(context)
+        first = {"by": Request("influence", config.by)} if config.candidates else {}
+        return {**first, **backbone.needs("effort")}
+
+    def key(self, config: Config, context: Context) -> dict[str, Any]:
+        backbone = self._backbone(context)
+        return {"backbone": context.run.backbone, "code": backbone.version, "settings": backbone.key("effort"), "plugins": context.run.plugins}
+
+    def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
+        samples, scores = context.samples, np.full(len(context.samples), np.nan, np.float32)
+        chosen = np.arange(len(samples))
+        if config.candidates and config.candidates < len(samples):
+            # Equal influence at the edge is settled by sample id, whatever the order of the samples.
+            chosen = np.sort(np.lexsort((samples.ids, -context.inputs["by"]))[: config.candidates])
+        scores[chosen] = context.backbone_with(context.inputs).effort(samples.take(samples.ids[chosen]), context.runtime)
+        np.savez(work.folder / "scores.npz", ids=samples.ids, scores=scores)
+        return {"scored": len(chosen)}
+
+    def load(self, config: Config, context: Context, artefact: Artefact) -> np.ndarray:
+        return _scores(artefact, context)
+
+    def _backbone(self, context: Context) -> Any:
+        if not isinstance(context.backbone, HasEffort):
+            raise RecommenderError(f"backbone {context.run.backbone} has no effort score; set method.use_effort=false, or prune for a backbone that has one, e.g. bigrec")
+        return context.backbone
+
+
+def _scores(artefact: Artefact, context: Context) -> np.ndarray:
+    """Stored scores, joined by sample id."""
+    with np.load(artefact.folder / "scores.npz") as arrays:
+        order = np.argsort(arrays["ids"], kind="stable")
+        where = order[np.searchsorted(arrays["ids"], context.samples.ids, sorter=order)]
+        if not np.array_equal(arrays["ids"][where], context.samples.ids):
+            raise RecommenderError(f"stored {artefact.stage} scores do not cover these samples; remove {artefact.folder} and run again")
+        return arrays["scores"][where].astype(np.float32)

@@ -1,0 +1,153 @@
+"""From an outcome to its record: facts, metrics and the bill of the whole lineage, written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prunebench.benchmark import metrics
+from prunebench.benchmark.config import NO_METHOD, RunConfig
+from prunebench.benchmark.harness import CUTOFFS, Outcome, Pruned, ids_digest
+from prunebench.benchmark.meter import Bill, hardware
+from prunebench.benchmark.store import Artefact, Store, created_by
+from prunebench.datasets.files import atomic_folder
+from prunebench.leaderboard import record as schema
+
+METRICS_VERSION = 1
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentence-transformers", "faiss-cpu", "numpy", "scipy", "prunebench")
+
+
+def environment(device: torch.device) -> schema.Environment:
+    """What this run ran on and with."""
+    return schema.Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={name: metadata.version(name) for name in PACKAGES},
+        git_commit=created_by()["commit"],
+        hardware=hardware(),
+        cpu=platform.processor() or platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    )
+
+
+def bill(store: Store, roots: list[Artefact]) -> tuple[list[schema.StageBill], list[schema.StageBill]]:
+    """Every artefact of the lineage once, and the killed attempts apart.
+
+    What only the base LLM's pre-training needed goes to `pretraining`, nobody's cost; what a method or backbone also
+    used by itself is charged in its own phase.
+    """
+    lineage = {artefact.hash: artefact for artefact in store.lineage(roots)}
+    charged: set[str] = set()
+    waiting = [root.hash for root in roots]
+    while waiting:
+        address = waiting.pop()
+        if address in charged:
+            continue
+        charged.add(address)
+        if lineage[address].phase != "pretraining":
+            waiting.extend(lineage[address].upstream)
+
+    def entry(artefact: Artefact, cost: Bill) -> schema.StageBill:
+        tokens = artefact.info.get("tokens")
+        return schema.StageBill(
+            stage=artefact.stage,
+            hash=artefact.hash,
+            phase=artefact.phase if artefact.hash in charged else "pretraining",  # type: ignore[arg-type]
+            wall_s=cost.wall_s,
+            cpu_s=cost.cpu_s,
+            peak_rss_mb=cost.peak_rss_mb,
+            peak_gpu_mb=cost.peak_gpu_mb,
+            device=cost.device,
+            tokens=tokens if isinstance(tokens, int) else None,
+        )
+
+    whole = [entry(artefact, artefact.bill) for artefact in lineage.values()]
+    return whole, [entry(artefact, artefact.killed) for artefact in lineage.values() if artefact.killed.wall_s > 0]
+
+
+def selection_facts(outcome_or_samples: Any, pruned: Pruned, labels: np.ndarray | None) -> schema.SelectionFacts:
+    """What was kept; the share of planted noise where the data set knows it."""
+    ids = pruned.selection.ids
+    counts = None
+    if labels is not None and len(ids):
+        names, sizes = np.unique(labels[ids], return_counts=True)
+        counts = {str(name): int(size) for name, size in zip(names, sizes, strict=True)}
+    return schema.SelectionFacts(
+        ids_file="selection.txt" if len(ids) else None,
+        sha256=ids_digest(ids) if len(ids) else None,
+        count=len(ids),
+        noise_share=counts.get("noise", 0) / len(ids) if counts else None,
+        label_counts=counts,
+        notes=pruned.selection.notes,
+    )
+
+
+def settings(run: RunConfig) -> dict[str, Any]:
+    """The resolved configuration by section, without seeds; of the surrogate and the base LLM only where they can matter."""
+    sections = {"method": run.method_config, "backbone": run.backbone_config}
+    if run.method != NO_METHOD:
+        sections["surrogate"] = {"name": run.surrogate, **run.surrogate_config}
+    if run.llm_config:
+        sections["llm"] = run.llm_config
+    return {**sections, **({"plugins": run.plugins} if run.plugins else {})}
+
+
+def keep(outcome: Outcome, store: Store, defaults: dict[str, Any], command: str, device: torch.device) -> tuple[schema.Record, Path]:
+    """The record of an outcome: read back if this very run was recorded before, else written; and its folder."""
+    run, dataset, samples = outcome.run, outcome.dataset, outcome.samples
+    roots = [artefact for artefact in (outcome.pruned.artefact, outcome.fitted, outcome.predictions) if artefact]
+    identity = [METRICS_VERSION, schema.SCHEMA_VERSION, run.model_dump(mode="json"), dataset.fingerprint, *(root.hash for root in roots)]
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    folder = store.home / "runs" / name
+    if (folder / "record.json").exists():
+        return schema.load_record(folder / "record.json"), folder
+    stages, killed = bill(store, roots)
+    config = settings(run)
+    info = outcome.fitted.info
+    record = schema.Record(
+        run=name,
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        command=command,
+        method=run.method,
+        backbone=run.backbone,
+        dataset=schema.DatasetFacts(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint,
+            counts={"users": dataset.n_users, "items": dataset.n_items, "samples": len(samples), f"{run.split}_users": len(outcome.queries)},
+        ),
+        llm=run.backbone_config.get("llm"),
+        budget=run.budget,
+        share=run.budget / len(samples) if len(samples) else 0.0,
+        config=config,
+        changes=schema.differences(config, defaults),
+        seeds=schema.Seeds(**run.seeds.model_dump()),
+        environment=environment(device),
+        protocol=schema.Protocol(split=run.split, reads=outcome.reads, cutoffs=list(CUTOFFS), users_evaluated=len(outcome.queries)),
+        selection=selection_facts(samples, outcome.pruned, dataset.labels),
+        training=schema.Training(**{key: info[key] for key in ("steps", "tokens", "samples", "best_step", "valid_losses")}),
+        metrics={protocol: schema.Metrics(**metrics.summarise(values, outcome.queries, dataset)) for protocol, values in outcome.per_user.items()},
+        per_user="per_user.npz",
+        bill=stages,
+        totals=schema.total(stages),
+        killed=killed,
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder, overwrite=True) as half:
+        np.savetxt(half / "selection.txt", outcome.pruned.selection.ids, fmt="%d")
+        arrays = {f"{protocol}_{field}": getattr(values, field) for protocol, values in outcome.per_user.items() for field in ("recall", "ndcg")}
+        np.savez(half / "per_user.npz", users=outcome.queries.users, cutoffs=np.array(CUTOFFS), **arrays)
+        (half / "record.json").write_text(schema.write_record(record))
+    if run.split == "test":
+        with (store.home / "test_evaluations.jsonl").open("a") as log:
+            log.write(json.dumps({"run": name, "finished": record.finished, "digest": record.digest, "command": command}) + "\n")
+    return record, folder

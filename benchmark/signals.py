@@ -1,0 +1,172 @@
+"""Artefacts that methods and backbones ask for: declared as requests, built once, cached and billed by one graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from prunebench.benchmark.config import NO_METHOD, RunConfig, build
+from prunebench.benchmark.plugins import Registry
+from prunebench.benchmark.progress import Reporter
+from prunebench.benchmark.store import Artefact, Store, Workspace
+from prunebench.datasets.schema import Queries, RecDataset, Samples
+from prunebench.recommenders.base import Backbone, Config, RecommenderError, Request
+from prunebench.recommenders.runtime import Runtime
+
+STOP_USERS = 512
+"""Validation users kept for early stopping, the same for every method (protocol, FACTS §9)."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a signal is built from. ``inputs`` holds the loaded values of what it said it needs."""
+
+    dataset: RecDataset
+    samples: Samples
+    stop: Queries
+    select: Queries
+    run: RunConfig
+    registry: Registry
+    surrogate: Any
+    backbone: Backbone
+    runtime: Runtime
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def backbone_with(self, inputs: Mapping[str, Any]) -> Any:
+        """The run's backbone with these values as its resources."""
+        return with_resources(self.backbone, LoadedResources(self.dataset, inputs))
+
+
+class Signal(Protocol):
+    """A provider: how one kind of artefact is made. Entry point group ``prunebench.signals``."""
+
+    Config: ClassVar[type[Config]]
+    version: ClassVar[int]
+    phase: ClassVar[str]
+    """``pretraining`` | ``pruning`` | ``fine-tuning`` | ``inference``: where the bill goes."""
+    seeded: ClassVar[bool]
+    """Whether it varies with the run's signal seed; a base LLM, say, is the same for every seed."""
+    reads: ClassVar[tuple[str, ...]]
+    """Parts of the data it looks at: ``titles``, ``train``, ``stop``, ``select``."""
+
+    def needs(self, config: Any, context: Context) -> dict[str, Request]: ...
+    def key(self, config: Any, context: Context) -> dict[str, Any]:
+        """What enters the hash beyond the configuration, the data, the seed and the needs."""
+        ...
+
+    def build(self, config: Any, context: Context, work: Workspace) -> dict[str, Any] | None: ...
+    def load(self, config: Any, context: Context, artefact: Artefact) -> Any: ...
+
+
+def split_validation(queries: Queries) -> tuple[Queries, Queries]:
+    """Validation users split once, for all methods: ``(select, stop)``. ``stop`` is 512 users, or half of fewer than 1,024."""
+    order = np.random.default_rng(20240126).permutation(len(queries))
+    stop = min(STOP_USERS, len(queries) // 2)
+    return queries.take(np.sort(order[stop:])), queries.take(np.sort(order[:stop]))
+
+
+@dataclass
+class Graph:
+    """Resolves requests to artefacts for one run: dependencies first, each built at most once, every use in the lineage."""
+
+    context: Context
+    store: Store
+    reporter: Reporter
+    _artefacts: dict[str, Artefact] = field(default_factory=dict)
+    _values: dict[str, Any] = field(default_factory=dict)
+    reads: dict[str, list[str]] = field(default_factory=dict)
+    """Who read which part of the data: stage name → parts."""
+
+    @cached_property
+    def data_key(self) -> dict[str, str]:
+        return {"fingerprint": self.context.dataset.fingerprint}
+
+    def artefact(self, request: Request) -> Artefact:
+        """The artefact of a request, built if the store has none."""
+        return self._resolve(request)[0]
+
+    def value(self, request: Request) -> Any:
+        """The loaded value of a request; loaded once per run."""
+        artefact, load = self._resolve(request)
+        if artefact.hash not in self._values:
+            self._values[artefact.hash] = load()
+        return self._values[artefact.hash]
+
+    def values(self, requests: Mapping[str, Request]) -> dict[str, Any]:
+        return {name: self.value(request) for name, request in requests.items()}
+
+    def _resolve(self, request: Request) -> tuple[Artefact, Callable[[], Any]]:
+        provider: Signal = self.context.registry.resolve("signals", request.name)()
+        config = build(provider.Config, request.config, f"signal {request.name!r}")
+        needs = provider.needs(config, self.context)
+        upstream = [self.artefact(need) for need in needs.values()]
+        seed = self.context.run.seeds.signal if provider.seeded else 0
+        context = replace(self.context, runtime=self.context.runtime.with_seed(seed))
+        key = {
+            "config": config.model_dump(mode="json"),
+            "data": self.data_key if set(provider.reads) - {"titles"} else {},
+            "seed": seed,
+            **provider.key(config, context),
+        }
+        self.reads[request.name] = list(provider.reads)
+
+        def make(work: Workspace) -> dict[str, Any] | None:
+            inputs = self.values(needs)
+            with self.reporter.stage(request.name) as report:
+                return provider.build(config, replace(context, inputs=inputs, runtime=replace(context.runtime, report=report, saved=work.keep)), work)
+
+        def load() -> Any:
+            return provider.load(config, replace(context, inputs=self.values(needs)), artefact)
+
+        name = json.dumps([request.name, key["config"]], sort_keys=True)
+        if name not in self._artefacts:
+            self._artefacts[name] = self.store.get_or_build(request.name, provider.version, key, make, upstream, phase=provider.phase)
+            self.reporter.built(self._artefacts[name])
+        artefact = self._artefacts[name]
+        return artefact, load
+
+
+@dataclass(frozen=True)
+class LoadedResources:
+    """The resources of one stage of a backbone: only what it declared, so that nothing is used unbilled."""
+
+    dataset: RecDataset
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def _value(self, name: str) -> Any:
+        if name not in self.values:
+            raise RecommenderError(f"a backbone used {name!r} without naming it in needs(); add it there, so that it is hashed and billed")
+        return self.values[name]
+
+    def llm(self) -> Path | str:
+        return self._value("llm")
+
+    def title_vectors(self) -> np.ndarray:
+        return self._value("title_vectors").vectors
+
+    def encode(self, texts: Any) -> np.ndarray:
+        return self._value("title_vectors").encode(texts)
+
+
+def with_resources(backbone: Backbone, resources: LoadedResources) -> Backbone:
+    return type(backbone)(backbone.config, resources)  # type: ignore[call-arg,attr-defined]
+
+
+def parse_sections(registry: Registry, run: RunConfig, dataset: RecDataset) -> tuple[Any, Any, Any]:
+    """Method, surrogate factory and backbone of a run, their sections validated. Raises ConfigError, PluginError."""
+    made = None
+    if run.method != NO_METHOD:
+        method = registry.resolve("methods", run.method)
+        made = method(build(method.Config, run.method_config, f"method {run.method}"))
+    backbone = registry.resolve("backbones", run.backbone)
+    surrogate = registry.resolve("surrogates", run.surrogate)
+    learned = backbone(build(backbone.Config, run.backbone_config, f"backbone {run.backbone}"), LoadedResources(dataset))
+    config = build(surrogate.Config, run.surrogate_config, f"surrogate {run.surrogate}")
+    return made, learned, lambda: surrogate(config, dataset.n_items)
+

@@ -1,0 +1,163 @@
+"""One place on disk, one device: resolves what was asked for into runs, and runs them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunebench.benchmark.config import (
+    NO_METHOD,
+    SECTIONS,
+    Choices,
+    ConfigError,
+    RunConfig,
+    Seeds,
+    build,
+    parse_budget,
+    parse_settings,
+    presets,
+)
+from prunebench.benchmark.harness import Harness, Pruned
+from prunebench.benchmark.meter import hardware
+from prunebench.benchmark.plugins import Registry
+from prunebench.benchmark.progress import Reporter
+from prunebench.benchmark.records import bill, keep
+from prunebench.benchmark.store import Store
+from prunebench.datasets.library import Library
+from prunebench.datasets.schema import RecDataset
+from prunebench.leaderboard.record import Record, StageBill
+from prunebench.recommenders.bigrec.catalogue import CatalogueConfig
+from prunebench.recommenders.runtime import Runtime
+
+DEFAULT_BUDGET = 1024
+
+
+@dataclass
+class Workbench:
+    """``home``: where data sets, artefacts and records live. ``device``: auto, cpu, cuda or mps."""
+
+    home: Path
+    reporter: Reporter
+    device: str = "auto"
+    cancelled: Callable[[], bool] = bool
+    command: str = ""
+    registry: Registry = field(default_factory=Registry)
+    plugin_hashes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.torch_device = choose_device(self.device)
+        if self.torch_device.type == "cuda":
+            torch.cuda.init()
+        # One description for every stage of a run, also for those that leave the accelerator alone.
+        self.store = Store(self.home, device=hardware())
+        self.library = Library(self.home)
+
+    def load_plugin(self, path: Path) -> None:
+        """Register a single-file plugin; its content enters every hash of runs that use this workbench."""
+        plugin = self.registry.load_file(path)
+        self.plugin_hashes[path.name] = plugin.sha256
+
+    def dataset(self, name: str) -> RecDataset:
+        """An installed data set, or one an entry point generates. Raises ConfigError for a name that is neither."""
+        generated = self.registry.names("datasets")
+        if name in generated:
+            return self.registry.resolve("datasets", name)().load()
+        present = [entry["name"] for entry in self.library.installed()]
+        if name in present:
+            return self.library.load(name)
+        near = difflib.get_close_matches(name, [*generated, *present], 3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(f"no data set {name!r} is installed; {hint}`bench ls datasets` lists them, `bench datasets import PATH --format dealrec --name {name}` installs one")
+
+    # -- from choices to a resolved configuration -----------------------------------------------------------------
+
+    def resolve(self, choices: Choices, settings: tuple[str, ...], file: Mapping[str, Any], seeds: Seeds) -> tuple[RunConfig, RecDataset, dict[str, Any]]:
+        """Defaults < presets < file < --set, every default written out; with the data set, and the defaults for comparison.
+
+        Raises ConfigError, PluginError or DataError in one line.
+        """
+        dataset = self.dataset(choices.dataset)
+        kinds = {
+            "method": self.registry.resolve("methods", choices.method).Config,
+            "backbone": self.registry.resolve("backbones", choices.backbone).Config,
+            "surrogate": self.registry.resolve("surrogates", choices.surrogate).Config,
+            "llm": CatalogueConfig,
+        }
+        fields = {name: [alias for key, info in kind.model_fields.items() for alias in (key, info.alias) if alias] for name, kind in kinds.items()}
+        preset = presets(dataset.name, choices.backbone)
+        asked = parse_settings(settings, fields)
+        sections: dict[str, dict[str, Any]] = {}
+        for name in SECTIONS:
+            in_file = file.get(name, {})
+            if not isinstance(in_file, dict):
+                raise ConfigError(f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line")
+            known = {key: value for key, value in preset.get(name, {}).items() if key in fields[name]}
+            sections[name] = {**known, **in_file, **(choices.overrides or {}).get(name, {}), **asked.get(name, {})}
+        labels = {"method": f"method {choices.method}", "backbone": f"backbone {choices.backbone}", "surrogate": f"surrogate {choices.surrogate}", "llm": "the catalogue LLM"}
+        full = {name: build(kinds[name], values, labels[name]).model_dump(mode="json") for name, values in sections.items()}
+        plain = {name: build(kinds[name], {k: v for k, v in preset.get(name, {}).items() if k in fields[name]}, labels[name]).model_dump(mode="json") for name in SECTIONS}
+
+        samples = len(dataset.samples())
+        backbone = self.registry.resolve("backbones", choices.backbone)
+        method, budget = choices.method, self._budget(choices, file, preset, samples)
+        if not backbone.uses_samples or budget == 0:
+            method, budget, full["method"] = NO_METHOD, 0, {}
+        uses_catalogue = full["backbone"].get("llm") == "catalogue"
+        run = RunConfig(
+            method=method,
+            backbone=choices.backbone,
+            surrogate=choices.surrogate,
+            dataset=dataset.name,
+            budget=budget,
+            split=choices.split,
+            seeds=seeds,
+            method_config=full["method"],
+            backbone_config=full["backbone"],
+            surrogate_config=full["surrogate"],
+            llm_config=full["llm"] if uses_catalogue else {},
+            plugins=self.plugin_hashes,
+        )
+        defaults: dict[str, Any] = {"method": plain["method"], "backbone": plain["backbone"], "surrogate": {"name": "sasrec", **plain["surrogate"]}, "llm": plain["llm"]}
+        return run, dataset, defaults
+
+    def _budget(self, choices: Choices, file: Mapping[str, Any], preset: Mapping[str, Any], samples: int) -> int:
+        asked = choices.budget if choices.budget is not None else file.get("budget")
+        if choices.method == "full":
+            budget = parse_budget(asked, samples)
+            if budget not in (0, samples):
+                raise ConfigError(f"--method full keeps all {samples} samples; leave --budget out, or choose another method")
+            return budget
+        if asked is None:
+            asked = min(preset.get("budget", DEFAULT_BUDGET), samples)
+        return parse_budget(asked, samples)
+
+    # -- run ------------------------------------------------------------------------------------------------------
+
+    def harness(self, run: RunConfig, dataset: RecDataset) -> Harness:
+        runtime = Runtime(device=self.torch_device, cancelled=self.cancelled)
+        return Harness(run, dataset, self.registry, self.store, self.reporter, runtime)
+
+    def run(self, run: RunConfig, dataset: RecDataset, defaults: dict[str, Any]) -> tuple[Record, Path]:
+        """One run to its record and the record's folder; whatever is in the store already is not built again."""
+        return keep(self.harness(run, dataset).execute(), self.store, defaults, self.command, self.torch_device)
+
+    def prune(self, run: RunConfig, dataset: RecDataset) -> tuple[Pruned, list[StageBill]]:
+        """Select only. The bill is that of pruning."""
+        pruned = self.harness(run, dataset).prune()
+        stages = bill(self.store, [pruned.artefact])[0] if pruned.artefact else []
+        return pruned, stages
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes a GPU where there is one. Raises ConfigError for a device this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(name, False):
+        raise ConfigError(f"device {name!r} is not here; there is {', '.join(device for device, here in present.items() if here)}")
+    return torch.device(name)

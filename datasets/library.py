@@ -1,0 +1,139 @@
+"""The shelf of installed data sets: install, load with checksums, list, remove."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from prunebench.datasets import listing
+from prunebench.datasets.files import atomic_folder, read_json, verify, write_json
+from prunebench.datasets.listing import KNOWN, META, NAME
+from prunebench.datasets.schema import SPLITS, DataError, RecDataset, Sequences
+
+__all__ = ["FORMAT", "KNOWN", "Library"]
+
+FORMAT = 1
+"""Version of an installed data set's layout."""
+ARRAYS, TITLES = "arrays.npz", "titles.json"
+
+
+class Library:
+    """Data sets installed under ``home``/datasets/NAME: arrays.npz, titles.json, meta.json and a manifest."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.folder = listing.folder_of(home)
+
+    def installed(self) -> list[dict[str, Any]]:
+        """One entry per installed data set; cheap, see :func:`prunebench.datasets.listing.installed`."""
+        return listing.installed(self.home)
+
+    def install(self, dataset: RecDataset, overwrite: bool = False) -> dict[str, Any]:
+        """Write ``dataset`` under its name and return its entry, as ``installed`` lists it.
+
+        Raises DataError for a name that is no folder name, or one taken while ``overwrite`` is false.
+        """
+        with self._locked(dataset.name) as folder:
+            if folder.exists() and not overwrite:
+                raise DataError(f"data set {dataset.name!r} is installed already; overwrite it or choose another name")
+            with atomic_folder(folder, overwrite=overwrite) as new:
+                arrays = {f"{split}_{part}": getattr(dataset.split(split), part) for split in SPLITS for part in _PARTS}
+                if dataset.labels is not None:
+                    arrays["labels"] = np.asarray(dataset.labels, np.str_)
+                np.savez(new / ARRAYS, **arrays)
+                write_json(new / TITLES, dataset.titles)
+                write_json(new / META, _entry(dataset))
+        return _entry(dataset)
+
+    def load(self, name: str) -> RecDataset:
+        """The data set, its files verified by checksum and its content by fingerprint.
+
+        Raises DataError where it is not installed (with the nearest names) or damaged (with the remedy).
+        """
+        folder = self._path(name)
+        if not folder.is_dir():
+            raise DataError(self._absent(name))
+        try:
+            verify(folder)
+            meta = read_json(folder / META)
+            if meta.get("format") != FORMAT:
+                raise DataError(f"its layout is of format {meta.get('format')}, this version reads {FORMAT}")
+            with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+                train, valid, test = (Sequences(*(arrays[f"{split}_{part}"] for part in _PARTS)) for split in SPLITS)
+                labels = arrays.get("labels")
+            titles = tuple(read_json(folder / TITLES))
+            dataset = RecDataset(name, titles, train, valid, test, labels, meta["source"], meta["meta"])
+            if dataset.fingerprint != meta["fingerprint"]:
+                raise DataError(f"its content has fingerprint {dataset.fingerprint}, not {meta['fingerprint']}")
+        except (DataError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(f"data set {name!r} is damaged: {error}; import it again, overwriting it") from None
+        return dataset
+
+    def remove(self, name: str) -> None:
+        """Raises DataError where it is not installed."""
+        with self._locked(name) as folder:
+            if not folder.is_dir():
+                raise DataError(self._absent(name))
+            shutil.rmtree(folder)
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[Path]:
+        folder = self._path(name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f".{name}.lock"):
+            yield folder
+
+    def _path(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise DataError(f"{name!r} is no data set name: use a-z, 0-9, '.', '_' and '-', a letter or digit first")
+        return self.folder / name
+
+    def _absent(self, name: str) -> str:
+        if any(entry["name"] == name for entry in KNOWN):
+            return f"data set {name!r} is known but not installed; download it and import its folder under that name"
+        near = get_close_matches(name, [entry["name"] for entry in (*self.installed(), *KNOWN)])
+        return f"data set {name!r} is not installed" + (
+            f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        )
+
+
+_PARTS = ("items", "offsets")
+
+
+def counts(dataset: RecDataset) -> dict[str, Any]:
+    """Users, items, interactions and density as the paper's Table 1 counts them (percent, two decimals)."""
+    interactions = sum(len(dataset.split(split).items) for split in SPLITS)
+    cells = dataset.n_users * dataset.n_items
+    return {
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "interactions": interactions,
+        "density_percent": round(100 * interactions / cells, 2) if cells else 0.0,
+    }
+
+
+def _entry(dataset: RecDataset) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        **counts(dataset),
+        "samples": int((dataset.train.lengths >= 2).sum()),
+        "labelled": dataset.labels is not None,
+        "source": dataset.source,
+        "meta": dict(dataset.meta),
+    }
+
+
+def renamed(dataset: RecDataset, name: str) -> RecDataset:
+    """The same data under another name; the fingerprint does not change."""
+    return replace(dataset, name=name)

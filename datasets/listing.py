@@ -1,0 +1,49 @@
+"""Which data sets are installed and which are merely known; needs neither NumPy nor the data."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+META = "meta.json"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+"""What a data set may be called: it names a folder, on every file system."""
+
+KNOWN: tuple[dict[str, Any], ...] = (
+    {"name": "games", "users": 49156, "items": 17332, "interactions": 342329, "density_percent": 0.04},
+    {"name": "microlens-50k", "users": 49887, "items": 19217, "interactions": 359048, "density_percent": 0.04},
+    {"name": "book", "users": 88263, "items": 86272, "interactions": 5303707, "density_percent": 0.07},
+)
+"""The paper's public data sets, as its Table 1 counts them."""
+
+
+def folder_of(home: Path) -> Path:
+    """Where the data sets of a home are installed."""
+    return home / "datasets"
+
+
+def installed(home: Path) -> list[dict[str, Any]]:
+    """One JSON-able entry per installed data set, by name: what its ``meta.json`` says, arrays unread.
+
+    A folder whose entry cannot be read is listed with ``damaged`` true, not hidden.
+    """
+    folder = folder_of(home)
+    if not folder.is_dir():
+        return []
+    return [_entry(path) for path in sorted(folder.iterdir()) if path.is_dir() and NAME.fullmatch(path.name)]
+
+
+def _entry(folder: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads((folder / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entry = None
+    return entry if isinstance(entry, dict) else {"name": folder.name, "damaged": True}
+
+
+def known(home: Path) -> list[dict[str, Any]]:
+    """The known data sets that are not installed."""
+    present = {entry["name"] for entry in installed(home)}
+    return [dict(entry) for entry in KNOWN if entry["name"] not in present]

@@ -1,0 +1,290 @@
+"""Leaderboard tables: one row per configuration, mean and spread over seeds, costs, the paper's figures beside ours."""
+
+from __future__ import annotations
+
+import html
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from prunebench.leaderboard import published
+from prunebench.leaderboard.record import Record, Totals
+
+REFERENCES = ("content_knn", "popular", "sasrec")
+"""Backbones every other row is read against: they stand in every table of their data set."""
+NO_METHOD = "none"
+"""The method of a run that selects nothing: zero-shot, and references no selection can change."""
+MISSING = "–"
+
+Row = dict[str, Any]
+
+_SECONDS = ("pruning_s", "fine_tuning_s", "inference_s", "total_s")
+_UNSAFE = {"|": "&#124;", "`": "&#96;", "*": "&#42;", "[": "&#91;", "]": "&#93;", "\\": "&#92;"}
+
+
+def rows(records: Iterable[Record], full_reference: str = "full") -> list[Row]:
+    """One plain-JSON row per configuration, in a stable order; several seeds of it are one row.
+
+    ``metrics``: protocol → metric name (``R@10``, ``N@10``, …, and under ``warm`` and ``cold``) → ``{"mean", "sd"}``. A
+    run that lacks a value leaves the row's mean None: nothing is averaged over what is there. ``sd`` is the sample
+    standard deviation over seeds, None for one seed. ``cost`` holds mean wall seconds per phase, None where stages or
+    seeds ran on different hardware. ``of_full`` is the total cost over that of ``full_reference`` with the same data
+    set, backbone and LLM on the same hardware. Of runs with equal configuration and seeds the last finished counts.
+    """
+    groups: dict[str, dict[str, Record]] = {}
+    for record in sorted(records, key=lambda record: (record.finished, record.run)):
+        groups.setdefault(record.digest, {})[record.seeds.model_dump_json()] = record
+    made = [_row(list(by_seed.values())) for by_seed in groups.values()]
+    made.sort(key=_order)
+    for row in made:
+        row["of_full"] = _of_full(row, made, full_reference)
+    return made
+
+
+def leaderboard_markdown(
+    records: Iterable[Record],
+    full_reference: str = "full",
+    protocol: str = "unmasked",
+    references: Sequence[str] = REFERENCES,
+) -> str:
+    """Markdown tables, one per data set × split × backbone × LLM × budget.
+
+    A table also lists its backbone with no samples (zero-shot) and with all of them, and the reference backbones.
+    ``protocol`` is ``unmasked`` (as the paper evaluates) or ``masked`` (history items removed).
+    """
+    everything = rows(records, full_reference)
+    tables = []
+    for key in dict.fromkeys(_table(row) for row in everything if _heads_table(row, everything, references)):
+        members = [row for row in everything if _belongs(row, key, references)]
+        tables.append(_render(members, key, protocol))
+    if not tables:
+        return "No runs yet.\n"
+    return "\n".join([*tables, _caption(protocol)])
+
+
+def _row(runs: list[Record]) -> Row:
+    runs = sorted(runs, key=lambda run: (run.seeds.signal, run.seeds.selection, run.seeds.finetune))
+    last = max(runs, key=lambda run: (run.finished, run.run))
+    hardware = sorted({device for run in runs for entry in run.bill for device in entry.devices})
+    totals = [run.totals for run in runs]
+    return {
+        "dataset": last.dataset.name,
+        "fingerprint": last.dataset.fingerprint,
+        "split": last.protocol.split,
+        "backbone": last.backbone,
+        "llm": last.llm,
+        "budget": last.budget,
+        "share": last.share,
+        "method": last.method,
+        "changes": last.changes,
+        "label": _label(_method_name(last), _own(last.changes, ("method", "surrogate"))),
+        "backbone_label": _label(last.backbone, _own(last.changes, ("backbone", "llm"))),
+        "config_digest": last.digest,
+        "runs": [run.run for run in runs],
+        "seeds": [run.seeds.model_dump() for run in runs],
+        "users": last.protocol.users_evaluated,
+        "metrics": {name: _metrics(runs, name) for name in dict.fromkeys(name for run in runs for name in run.metrics)},
+        "cost": {name: _cost(totals, name, hardware) for name in ("pretraining_s", *_SECONDS)},
+        "hardware": hardware,
+        "peak_rss_mb": max(part.peak_rss_mb for part in totals),
+        "peak_gpu_mb": max(part.peak_gpu_mb for part in totals),
+        "noise_share": _spread([run.selection.noise_share for run in runs])["mean"],
+        "paper": published.figures(
+            last.dataset.name,
+            last.backbone,
+            last.method,
+            last.budget,
+            last.share,
+            last.config.get("method", {}),
+            _own(last.changes, ("method",)),
+        ),
+    }
+
+
+def _metrics(runs: list[Record], protocol: str) -> dict[str, Any]:
+    """Metric name → mean and sd over the runs, for all targets and for warm and cold ones."""
+    found = [run.metrics.get(protocol) for run in runs]
+    result: dict[str, Any] = {}
+    for part in ("", "warm", "cold"):
+        views = [getattr(metrics, part) if metrics and part else metrics for metrics in found]
+        cells: dict[str, Any] = {}
+        for letter, name in (("R", "recall"), ("N", "ndcg")):
+            means = [getattr(view, name) if view else {} for view in views]
+            for k in sorted({k for mean in means for k in mean}, key=int):
+                cells[f"{letter}@{k}"] = _spread([mean.get(k) for mean in means])
+        result |= {part: cells} if part else cells
+    return result
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return {"mean": None, "sd": None}
+    return {"mean": statistics.fmean(known), "sd": statistics.stdev(known) if len(known) > 1 else None}
+
+
+def _cost(totals: list[Totals], name: str, hardware: list[str]) -> float | None:
+    return _spread([getattr(part, name) for part in totals])["mean"] if len(hardware) <= 1 else None
+
+
+def _of_full(row: Row, everything: list[Row], full_reference: str) -> float | None:
+    """Total cost over the full run's. Of several full rows, the one nearest to the defaults is the reference."""
+    same = ("dataset", "fingerprint", "backbone", "llm", "hardware")
+    candidates = [
+        other
+        for other in everything
+        if other["method"] == full_reference and other["cost"]["total_s"] and all(other[at] == row[at] for at in same)
+    ]
+    if not candidates or row["cost"]["total_s"] is None:
+        return None
+    full = min(candidates, key=lambda other: len(other["changes"]))
+    return row["cost"]["total_s"] / full["cost"]["total_s"]
+
+
+def _method_name(record: Record) -> str:
+    if record.method != NO_METHOD:
+        return record.method
+    return "zero-shot" if record.llm else MISSING
+
+
+def _own(changes: dict[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
+    """The changes to some sections; those to the first one without its name. The LLM's name has a place of its own."""
+    return {
+        key.removeprefix(f"{sections[0]}."): value
+        for key, value in sorted(changes.items())
+        if key.split(".")[0] in sections and key != "backbone.llm"
+    }
+
+
+def _label(name: str, own: dict[str, Any]) -> str:
+    """``dealrec (lam=1)``: the name, and what differs from its defaults."""
+    return f"{name} ({', '.join(f'{key}={_value(value)}' for key, value in own.items())})" if own else name
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    group = (row["dataset"], row["fingerprint"], row["split"], row["backbone"], row["llm"] or "", row["budget"])
+    return (*group, row["method"], row["label"], row["backbone_label"], row["config_digest"])
+
+
+def _table(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("dataset", "fingerprint", "split", "backbone", "llm", "budget"))
+
+
+def _is_bound(row: Row) -> bool:
+    """Zero-shot or all the data: the two ends that every budget is read against."""
+    return row["budget"] == 0 or row["share"] == 1
+
+
+def _heads_table(row: Row, everything: list[Row], references: Sequence[str]) -> bool:
+    """Whether a row asks for a table of its own rather than standing in another's."""
+    place = _table(row)
+    if row["backbone"] in references:
+        return not any(other["backbone"] not in references and _table(other)[:3] == place[:3] for other in everything)
+    return not _is_bound(row) or not any(
+        not _is_bound(other) and _table(other)[:5] == place[:5] for other in everything
+    )
+
+
+def _belongs(row: Row, key: tuple[Any, ...], references: Sequence[str]) -> bool:
+    place = _table(row)
+    if place[:3] != key[:3]:
+        return False
+    if place[3:5] == key[3:5] or row["backbone"] in references:
+        return row["budget"] == key[5] or _is_bound(row)
+    return False
+
+
+def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
+    dataset, fingerprint, split, backbone, llm, budget = key
+    ks = published.cutoffs(dataset)
+    names = [f"{letter}@{k}" for letter in "RN" for k in ks]
+    own = [row for row in members if row["backbone"] == backbone and row["llm"] == llm]
+    members = own + [row for row in members if row not in own]
+    shown = {
+        "method": [_escape(row["label"]) for row in members],
+        "backbone": [_escape(row["backbone_label"]) for row in members],
+        "budget": [MISSING if row["label"] == MISSING else f"{row['budget']:,}" for row in members],
+        "seeds": [str(len(row["seeds"])) for row in members],
+        **{name: [_score(row, protocol, name) for row in members] for name in names},
+        "pruning": [duration(row["cost"]["pruning_s"]) for row in members],
+        "fine-tuning": [duration(row["cost"]["fine_tuning_s"]) for row in members],
+        "inference": [duration(row["cost"]["inference_s"]) for row in members],
+        "total": [duration(row["cost"]["total_s"]) for row in members],
+        "memory": [_memory(row) for row in members],
+        "of full": [_percent(row["of_full"]) for row in members],
+        "noise kept": [_percent(row["noise_share"]) for row in members],
+    }
+    if all(cell == MISSING for cell in shown["noise kept"]):
+        del shown["noise kept"]
+    share = next((row["share"] for row in own if row["budget"] == budget), None)
+    title = f"{_escape(dataset)} · {_escape(backbone)}{f' · {_escape(llm)}' if llm else ''} · {budget:,} samples"
+    title += f" ({_percent(share)})" if share else ""
+    facts = f"Data {_escape(fingerprint)}, {_escape(split)} split, {own[0]['users'] if own else 0:,} users, {protocol}."
+    return f"## {title}\n\n{facts}\n\n{_markdown(shown)}"
+
+
+def _score(row: Row, protocol: str, name: str) -> str:
+    cell = row["metrics"].get(protocol, {}).get(name, {"mean": None, "sd": None})
+    beside = f" &#91;{_figure(row['paper'][name])}&#93;" if name in row["paper"] and protocol == "unmasked" else ""
+    if cell["mean"] is None:
+        return MISSING + beside
+    return _figure(cell["mean"]) + (f" ± {_figure(cell['sd'])}" if cell["sd"] is not None else "") + beside
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit a reader would choose; a dash for None."""
+    if seconds is None:
+        return MISSING
+    for limit, unit, name in ((59.95, 1, "s"), (3597, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 3600:.2f} h"
+
+
+def _memory(row: Row) -> str:
+    gpu = f" + {row['peak_gpu_mb'] / 1024:.1f} GPU" if row["peak_gpu_mb"] else ""
+    return f"{row['peak_rss_mb'] / 1024:.1f} GB{gpu}" if row["peak_rss_mb"] else MISSING
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{100 * share:.3g}%" if share < 0.9995 else f"{100 * share:.0f}%"
+
+
+def _escape(text: str) -> str:
+    """Plain text in a table cell: no markup, no line breaks, no control characters."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return "".join(_UNSAFE.get(letter, letter) for letter in html.escape(" ".join(printable.split())))
+
+
+def _markdown(columns: dict[str, list[str]]) -> str:
+    """A table padded to align as plain text; words to the left, figures to the right."""
+    left = ("method", "backbone")
+    widths = {name: max(3, len(name), *map(len, cells)) for name, cells in columns.items()}
+
+    def line(cells: dict[str, str]) -> str:
+        padded = (
+            text.ljust(widths[name]) if name in left else text.rjust(widths[name]) for name, text in cells.items()
+        )
+        return f"| {' | '.join(padded)} |\n"
+
+    rule = {name: "-" * width if name in left else "-" * (width - 1) + ":" for name, width in widths.items()}
+    body = [{name: cells[at] for name, cells in columns.items()} for at in range(len(columns["method"]))]
+    return "".join(map(line, [{name: name for name in columns}, rule, *body]))
+
+
+def _caption(protocol: str) -> str:
+    brackets = " In brackets: the paper's figure (LLaMA-7B for bigrec)." if protocol == "unmasked" else ""
+    return (
+        "Mean ± sample standard deviation over seeds; R = recall, N = NDCG over all items, ties in expectation."
+        f"{brackets} Times are wall clock; total = pruning + fine-tuning + inference (not pre-training);"
+        " of full: share of what fine-tuning on all samples costs in total.\n"
+    )

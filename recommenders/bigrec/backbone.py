@@ -1,0 +1,221 @@
+"""BIGRec: an LLM fine-tuned to write the next item's title, grounded to items by vector distance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from prunebench.datasets.schema import Queries, Samples, Sequences
+from prunebench.recommenders.base import FitReport, Float32, Rankings, RecommenderError, Resources
+from prunebench.recommenders.bigrec.config import BIGRecConfig
+from prunebench.recommenders.bigrec.generation import generate_titles
+from prunebench.recommenders.bigrec.model import (
+    add_adapter,
+    embed_texts,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    sample_losses,
+    window,
+)
+from prunebench.recommenders.bigrec.prompts import PromptBuilder, Prompts, choose_template
+from prunebench.recommenders.bigrec.training import train
+from prunebench.recommenders.gradients import gradient_norms
+from prunebench.recommenders.grounding import Grounding
+from prunebench.recommenders.runtime import Runtime
+
+PROBES = 4
+
+
+class BIGRec:
+    """A backbone in the sense of ``recommenders.base.Backbone``, with effort (Bao et al., 2023, arXiv 2308.08434)."""
+
+    Config = BIGRecConfig
+    version = 1
+
+    def __init__(self, config: BIGRecConfig, resources: Resources) -> None:
+        self.config, self.resources = config, resources
+
+    @cached_property
+    def llm(self) -> str:
+        """Folder or Hub id of the LLM."""
+        return str(self.resources.llm()) if self.config.llm == "catalogue" else self.config.llm
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.llm)
+
+    def base(self, runtime: Runtime) -> Any:
+        return load_base(self.llm, self.config.precision, runtime.device)
+
+    def prompts(self, model: Any) -> PromptBuilder:
+        config, dataset = self.config, self.resources.dataset
+        noun = config.item_noun or dataset.meta.get("item_noun", "item")
+        return PromptBuilder(
+            self.tokenizer,
+            dataset.titles,
+            choose_template(config.template, noun, self.llm),
+            max_history=config.max_history,
+            cutoff=config.cutoff,
+            window=window(model),
+        )
+
+    def fit(self, samples: Samples, stop: Queries, runtime: Runtime, folder: Path) -> FittedBIGRec:
+        """Fine-tune the adapter. Without samples the adapter stays as it is: zero-shot.
+
+        The stop loss is that of each stop user's first target, per answer token.
+        Raises RecommenderError if the LLM cannot be had, if the adapter did not change, or if it does not survive
+        being saved and read again.
+        """
+        model = add_adapter(self.base(runtime), self.config, runtime)
+        builder = self.prompts(model)
+        report = FitReport()
+        if len(samples) and self.config.max_steps:
+            prompts = builder.with_answers(samples.histories, samples.targets, self.config.loss_on)
+            first = stop.targets.items[stop.targets.offsets[:-1]]
+            stopping = builder.with_answers(stop.histories, first, "answer")
+            folder.mkdir(parents=True, exist_ok=True)
+            report = train(model, prompts, stopping, self.config, runtime, folder)
+            _check_reload(model, prompts, folder / "adapter", runtime)
+        return FittedBIGRec(self, model, builder, report)
+
+    def load(self, folder: Path, runtime: Runtime) -> FittedBIGRec:
+        """A saved model. Raises RecommenderError if the folder holds none."""
+        try:
+            report = FitReport(**json.loads((folder / "report.json").read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RecommenderError(f"{folder} holds no BIGRec model: {error}") from error
+        model = load_adapter(self.base(runtime), folder)
+        return FittedBIGRec(self, model, self.prompts(model), report)
+
+    def effort(self, samples: Samples, runtime: Runtime) -> Float32:
+        """‖∇_φ L(s)‖₂ per sample, float32 [n], at the adapter's start (Eq. 12).
+
+        L is the sum (or mean) of −log P over the tokens ``loss_on`` counts; dropout is off. φ: all adapter parameters,
+        or as released only ``lora_B`` of the last layer's ``v_proj``.
+        """
+        model = add_adapter(self.base(runtime), self.config, runtime)
+        prompts = self.prompts(model).with_answers(samples.histories, samples.targets, self.config.loss_on)
+        layers = effort_layers(model, self.config.effort_scope)
+        return efforts(model, prompts, layers, self.config, runtime)
+
+    @cached_property
+    def _item_vectors(self) -> dict[str, Float32]:
+        return {}
+
+    def embed(self, model: Any, texts: list[str], runtime: Runtime) -> Float32:
+        """Vectors to ground with, float32 [n, d]: the base LLM's or the sentence encoder's."""
+        if self.config.grounding == "sentence":
+            return self.resources.encode(texts)
+        return embed_texts(model, self.tokenizer, texts, self.config.batch_tokens, runtime)
+
+    def grounding(self, model: Any, runtime: Runtime) -> Grounding:
+        titles = self.resources.dataset.titles
+        if self.config.grounding == "sentence":
+            return Grounding(titles, self.resources.title_vectors())
+        if "llm" not in self._item_vectors:
+            self._item_vectors["llm"] = self.embed(model, list(titles), runtime)
+        return Grounding(titles, self._item_vectors["llm"])
+
+
+class FittedBIGRec:
+    """A fine-tuned (or zero-shot) BIGRec."""
+
+    def __init__(self, backbone: BIGRec, model: Any, builder: PromptBuilder, report: FitReport) -> None:
+        self.backbone, self.model, self.builder, self.report = backbone, model, builder, report
+
+    def generate(self, histories: Sequences, runtime: Runtime) -> list[str]:
+        """One title per history, as the LLM writes it."""
+        config = self.backbone.config
+        prompts = self.builder.without_answers(histories, config.max_new_tokens)
+        return generate_titles(
+            self.model,
+            self.backbone.tokenizer,
+            prompts,
+            self.builder.end_token,
+            config.beams,
+            config.max_new_tokens,
+            config.generation_batch,
+            runtime,
+        )
+
+    def recommend(self, histories: Sequences, depth: NDArray[np.int64], runtime: Runtime) -> Rankings:
+        """All items by the distance of their titles to the generated one; see ``Fitted.recommend``."""
+        written = self.generate(histories, runtime)
+        vectors = self.backbone.embed(self.model, written, runtime)
+        return self.backbone.grounding(self.model, runtime).rank(vectors, depth, runtime)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder)
+        (folder / "report.json").write_text(json.dumps(asdict(self.report)), "utf-8")
+
+
+def effort_layers(model: Any, scope: str) -> list[nn.Linear]:
+    """The linear layers whose gradient counts. While a B is zero its A has no gradient and is left out.
+
+    Raises RecommenderError if the released scope finds no adapter on a v_proj.
+    """
+    pairs = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_B") and module.lora_B]
+    if scope == "released":
+        values = [module for name, module in pairs if name.endswith("v_proj")]
+        if not values:
+            raise RecommenderError("effort_scope=released needs the adapter on v_proj: add it to lora.targets")
+        return [values[-1].lora_B["default"]]
+    layers: list[nn.Linear] = []
+    for _, module in pairs:
+        down, up = module.lora_A["default"], module.lora_B["default"]
+        layers += [down, up] if bool(up.weight.any()) else [up]
+    return layers
+
+
+def efforts(
+    model: Any, prompts: Prompts, layers: list[nn.Linear], config: BIGRecConfig, runtime: Runtime
+) -> Float32:
+    """Gradient norms of all prompts over ``layers``, in batches of like length, float32 [n]."""
+    norms = np.empty(len(prompts), np.float32)
+    for positions in _reported(prompts.batches(config.batch_tokens), len(prompts), "effort", runtime):
+        batch = prompts.batch(positions).to(runtime.device)
+
+        def losses(batch: Any = batch) -> torch.Tensor:
+            sums, counts = sample_losses(model, batch)
+            return sums / counts if config.effort_loss == "mean" else sums
+
+        norms[positions] = gradient_norms(model, layers, losses).cpu().numpy()
+    return norms
+
+
+def _reported(
+    batches: Iterator[NDArray[np.int64]], total: int, what: str, runtime: Runtime
+) -> Iterator[NDArray[np.int64]]:
+    done = 0
+    for positions in batches:
+        runtime.checkpoint()
+        yield positions
+        done += len(positions)
+        runtime.report(done, total, what)
+
+
+@torch.inference_mode()
+def _check_reload(model: Any, prompts: Prompts, folder: Path, runtime: Runtime) -> None:
+    """Save the adapter, read it back beside itself, and compare logits on a few prompts."""
+    model.save_pretrained(folder)
+    batch = prompts.batch(np.arange(min(PROBES, len(prompts)))).to(runtime.device)
+    here = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    model.load_adapter(str(folder), adapter_name="reloaded")
+    model.set_adapter("reloaded")
+    there = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    model.set_adapter("default")
+    model.delete_adapter("reloaded")
+    if not torch.allclose(here, there, rtol=1e-4, atol=1e-4):
+        worst = float((here - there).abs().max())
+        raise RecommenderError(f"the adapter saved in {folder} does not reproduce its outputs (off by {worst:.2g})")
