@@ -18,10 +18,17 @@ def records_of(home: Path) -> list[Record]:
 
 def show(home: Path, dataset: str | None, split: str, as_json: bool) -> None:
     """Markdown, or rows as JSON, on standard output."""
-    records = [record for record in records_of(home) if record.protocol.split == split and dataset in (None, record.dataset.name)]
+    records = [
+        record
+        for record in records_of(home)
+        if record.protocol.split == split and dataset in (None, record.dataset.name)
+    ]
     if as_json:
         click.echo(json.dumps({"rows": rows(records)}, indent=1))
     elif records:
         click.echo(leaderboard_markdown(records), nl=False)
     else:
-        click.echo(f"No runs on the {split} split{f' of {dataset}' if dataset else ''} yet. Start with: bench run --method dealrec --backbone bigrec", err=True)
+        click.echo(
+            f"No runs on the {split} split{f' of {dataset}' if dataset else ''} yet. Start with: bench run --method dealrec --backbone bigrec",
+            err=True,
+        )

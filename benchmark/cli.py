@@ -34,18 +34,65 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return apply
 
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable: JSON and nothing else on standard output.")
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Machine-readable: JSON and nothing else on standard output."
+)
 WHAT = options(
-    click.option("--method", default=None, metavar="NAME", help="Pruning method, see `bench ls methods`.  [default: dealrec]"),
-    click.option("--backbone", default=None, metavar="NAME", help="What is fine-tuned, see `bench ls backbones`.  [default: bigrec]"),
-    click.option("--surrogate", default=None, metavar="NAME", help="Small model the scores come from.  [default: sasrec]"),
+    click.option(
+        "--method", default=None, metavar="NAME", help="Pruning method, see `bench ls methods`.  [default: dealrec]"
+    ),
+    click.option(
+        "--backbone",
+        default=None,
+        metavar="NAME",
+        help="What is fine-tuned, see `bench ls backbones`.  [default: bigrec]",
+    ),
+    click.option(
+        "--surrogate", default=None, metavar="NAME", help="Small model the scores come from.  [default: sasrec]"
+    ),
     click.option("--dataset", default=None, metavar="NAME", help="Data set, see `bench ls datasets`.  [default: mini]"),
-    click.option("--budget", default=None, metavar="N|P%|full", help="Training samples kept; 0 is zero-shot.  [default: the data set's: 256 on mini, 1024 on games]"),
-    click.option("--llm", default=None, metavar="NAME", help="Base LLM: `catalogue` (pre-trained here on item text), a Hub id, or a local folder.  [default: catalogue]"),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting, e.g. method.lam=0.5 or surrogate.loss=ce; repeatable. See `bench ls settings`."),
-    click.option("--config", "config_file", type=click.Path(path_type=Path), default=None, metavar="FILE", help="TOML or JSON with the same settings; --set wins over it."),
-    click.option("--plugin", "plugin_files", type=click.Path(path_type=Path), multiple=True, metavar="FILE", help="Python file with a method, backbone or surrogate; repeatable."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True, help="Where tensors live; auto takes a CUDA GPU if there is one."),
+    click.option(
+        "--budget",
+        default=None,
+        metavar="N|P%|full",
+        help="Training samples kept; 0 is zero-shot.  [default: the data set's: 256 on mini, 1024 on games]",
+    ),
+    click.option(
+        "--llm",
+        default=None,
+        metavar="NAME",
+        help="Base LLM: `catalogue` (pre-trained here on item text), a Hub id, or a local folder.  [default: catalogue]",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="A setting, e.g. method.lam=0.5 or surrogate.loss=ce; repeatable. See `bench ls settings`.",
+    ),
+    click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="TOML or JSON with the same settings; --set wins over it.",
+    ),
+    click.option(
+        "--plugin",
+        "plugin_files",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="FILE",
+        help="Python file with a method, backbone or surrogate; repeatable.",
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+        default="auto",
+        show_default=True,
+        help="Where tensors live; auto takes a CUDA GPU if there is one.",
+    ),
 )
 
 
@@ -63,9 +110,17 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 @cli.command()
 @WHAT
-@click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of signal, selection and fine-tuning.  [default: 0]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=None, help="Seed of signal, selection and fine-tuning.  [default: 0]"
+)
 @click.option("--seeds", default=None, metavar="0,1,2", help="Several seeds, one run each.")
-@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Develop on valid; every evaluation on test is logged.")
+@click.option(
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="test",
+    show_default=True,
+    help="Develop on valid; every evaluation on test is logged.",
+)
 @JSON
 def run(**asked: Any) -> None:
     """Prune, fine-tune, rank all items for every user, record metrics and costs."""
@@ -86,7 +141,12 @@ def prune(**asked: Any) -> None:
 
 
 @cli.command(name="ls")
-@click.argument("kind", required=False, metavar="[methods|backbones|datasets|surrogates|runs|settings]", type=click.Choice([*KINDS, "settings"]))
+@click.argument(
+    "kind",
+    required=False,
+    metavar="[methods|backbones|datasets|surrogates|runs|settings]",
+    type=click.Choice([*KINDS, "settings"]),
+)
 @JSON
 def ls(kind: str | None, as_json: bool) -> None:
     """List what there is."""
@@ -102,7 +162,13 @@ def datasets() -> None:
 
 @datasets.command(name="import")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", "layout", type=click.Choice(["dealrec"]), required=True, help="Layout of PATH: dealrec is the one released with the paper.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["dealrec"]),
+    required=True,
+    help="Layout of PATH: dealrec is the one released with the paper.",
+)
 @click.option("--name", required=True, help="Name to install it under.")
 @click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
 @JSON
@@ -130,7 +196,13 @@ def leaderboard() -> None:
 
 @leaderboard.command()
 @click.option("--dataset", default=None, help="Only this data set.")
-@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Runs evaluated on this split.")
+@click.option(
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="test",
+    show_default=True,
+    help="Runs evaluated on this split.",
+)
 @JSON
 def show(dataset: str | None, split: str, as_json: bool) -> None:
     """Print the leaderboard as markdown."""

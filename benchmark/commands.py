@@ -9,7 +9,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ def clean_output() -> Iterator[Any]:
     real = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        yield real
+        with redirect_stdout(sys.stderr):
+            yield real
     finally:
-        sys.stdout.flush()
         os.dup2(real.fileno(), 1)
         real.close()
 
@@ -74,11 +74,15 @@ def _choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[Choices, dict
     allowed = {*FILE_OPTIONS, "budget", "split", "llm"}
     unknown = sorted({*named} - allowed) + sorted({*file} - {"run", "method", "backbone", "surrogate", "llm"})
     if unknown:
-        raise ConfigError(f"the configuration file has the unknown key {unknown[0]!r}; it takes [run] with {', '.join(sorted(allowed))}, and [method], [backbone], [surrogate], [llm]")
+        raise ConfigError(
+            f"the configuration file has the unknown key {unknown[0]!r}; it takes [run] with {', '.join(sorted(allowed))}, and [method], [backbone], [surrogate], [llm]"
+        )
     values = {key: asked.get(key) if asked.get(key) is not None else named.get(key) for key in allowed}
     llm = values.pop("llm")
     given = {key: str(value) for key, value in values.items() if value is not None}
-    return Choices(**given, overrides={"backbone": {"llm": llm}} if llm else {}), {key: value for key, value in file.items() if key != "run"}
+    return Choices(**given, overrides={"backbone": {"llm": llm}} if llm else {}), {
+        key: value for key, value in file.items() if key != "run"
+    }
 
 
 def _seeds(seed: int | None, seeds: str | None) -> list[int]:
@@ -95,7 +99,18 @@ def _seeds(seed: int | None, seeds: str | None) -> list[int]:
     return parsed
 
 
-def run(home: Path, *, seed: int | None, seeds: str | None, as_json: bool, config_file: Path | None, plugin_files: tuple[Path, ...], device: str, settings: tuple[str, ...], **asked: Any) -> None:
+def run(
+    home: Path,
+    *,
+    seed: int | None,
+    seeds: str | None,
+    as_json: bool,
+    config_file: Path | None,
+    plugin_files: tuple[Path, ...],
+    device: str,
+    settings: tuple[str, ...],
+    **asked: Any,
+) -> None:
     """One record per seed, each kept as it ends."""
     wanted = _seeds(seed, seeds)
     with clean_output() as out:
@@ -104,7 +119,11 @@ def run(home: Path, *, seed: int | None, seeds: str | None, as_json: bool, confi
         records = []
         for number in wanted:
             resolved, dataset, defaults = bench.resolve(choices, settings, file, Seeds.all(number))
-            budget = f"{resolved.budget:,} of {len(dataset.samples()):,} samples" if resolved.method != "none" else "no samples"
+            budget = (
+                f"{resolved.budget:,} of {len(dataset.samples()):,} samples"
+                if resolved.method != "none"
+                else "no samples"
+            )
             bench.reporter.say(f"{resolved.method} × {resolved.backbone} on {dataset.name}, {budget}, seed {number}")
             record, folder = bench.run(resolved, dataset, defaults)
             bench.reporter.say(f"  record         {folder / 'record.json'}")
@@ -115,7 +134,17 @@ def run(home: Path, *, seed: int | None, seeds: str | None, as_json: bool, confi
             Console(file=out).print(_table(records))
 
 
-def prune(home: Path, *, seed: int | None, as_json: bool, config_file: Path | None, plugin_files: tuple[Path, ...], device: str, settings: tuple[str, ...], **asked: Any) -> None:
+def prune(
+    home: Path,
+    *,
+    seed: int | None,
+    as_json: bool,
+    config_file: Path | None,
+    plugin_files: tuple[Path, ...],
+    device: str,
+    settings: tuple[str, ...],
+    **asked: Any,
+) -> None:
     """Only the selection: ids on standard output."""
     with clean_output() as out:
         bench = _workbench(home, device, plugin_files)
@@ -146,11 +175,15 @@ def demo(home: Path, as_json: bool) -> None:
     """DEALRec, random, zero-shot and the references on `mini`, then the board."""
     with clean_output() as out:
         bench = _workbench(home, "auto", ())
-        jobs = [Choices(method=method, budget=budget) for method, budget in DEMO] + [Choices(backbone=name) for name in DEMO_REFERENCES]
+        jobs = [Choices(method=method, budget=budget) for method, budget in DEMO] + [
+            Choices(backbone=name) for name in DEMO_REFERENCES
+        ]
         records = []
         for number, choices in enumerate(jobs, 1):
             resolved, dataset, defaults = bench.resolve(choices, (), {}, Seeds())
-            bench.reporter.say(f"[{number}/{len(jobs)}] {resolved.method} × {resolved.backbone} on {dataset.name}, {resolved.budget} samples")
+            bench.reporter.say(
+                f"[{number}/{len(jobs)}] {resolved.method} × {resolved.backbone} on {dataset.name}, {resolved.budget} samples"
+            )
             records.append(bench.run(resolved, dataset, defaults)[0])
         if as_json:
             _print_json(out, {"runs": [_plain(record) for record in records]})
@@ -174,12 +207,19 @@ def _time(seconds: float | None) -> str:
 
 
 def _table(records: list[Record]) -> Table:
-    table = Table(title=f"{records[0].method} × {records[0].backbone} on {records[0].dataset.name} ({records[0].protocol.split}, {records[0].protocol.users_evaluated:,} users)")
+    table = Table(
+        title=f"{records[0].method} × {records[0].backbone} on {records[0].dataset.name} ({records[0].protocol.split}, {records[0].protocol.users_evaluated:,} users)"
+    )
     for name in ("seed", "samples", "R@10", "R@20", "N@10", "N@20", "pruning", "fine-tuning", "inference", "total"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
         means, totals = record.metrics["unmasked"], record.totals
         cells = [means.recall["10"], means.recall["20"], means.ndcg["10"], means.ndcg["20"]]
         times = [totals.pruning_s, totals.fine_tuning_s, totals.inference_s, totals.total_s]
-        table.add_row(str(record.seeds.selection), f"{record.budget:,}", *(f"{cell:.4f}" if cell is not None else "–" for cell in cells), *map(_time, times))
+        table.add_row(
+            str(record.seeds.selection),
+            f"{record.budget:,}",
+            *(f"{cell:.4f}" if cell is not None else "–" for cell in cells),
+            *map(_time, times),
+        )
     return table

@@ -82,7 +82,10 @@ def build(kind: type[Config], values: Mapping[str, Any], what: str) -> Config:
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, 3)
-            raise ConfigError(f"{what} has no setting {key!r}; " + (f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}"))
+            raise ConfigError(
+                f"{what} has no setting {key!r}; "
+                + (f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}")
+            )
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
@@ -133,9 +136,14 @@ def parse_settings(settings: Iterable[str], fields: Mapping[str, Iterable[str]])
             key, homes = section, [name for name, keys in fields.items() if section in keys]
             if not homes:
                 near = difflib.get_close_matches(key, [field for keys in fields.values() for field in keys], 3)
-                raise ConfigError(f"--set {setting!r}: no section has the setting {key!r}" + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""))
+                raise ConfigError(
+                    f"--set {setting!r}: no section has the setting {key!r}"
+                    + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else "")
+                )
             if len(homes) > 1:
-                raise ConfigError(f"--set {setting!r}: {' and '.join(homes)} both have {key!r}; write {homes[0]}.{key}=… or {homes[1]}.{key}=…")
+                raise ConfigError(
+                    f"--set {setting!r}: {' and '.join(homes)} both have {key!r}; write {homes[0]}.{key}=… or {homes[1]}.{key}=…"
+                )
             section = homes[0]
         elif section not in fields:
             raise ConfigError(f"--set {setting!r}: no section {section!r}; there are {', '.join(fields)}")

@@ -26,7 +26,9 @@ def import_(home: Path, path: Path, layout: str, name: str, overwrite: bool, as_
     if as_json:
         click.echo(json.dumps(entry, indent=1))
     else:
-        click.echo(f"Installed {name}: {entry['users']:,} users, {entry['items']:,} items, {entry['interactions']:,} interactions, density {entry['density_percent']} %.")
+        click.echo(
+            f"Installed {name}: {entry['users']:,} users, {entry['items']:,} items, {entry['interactions']:,} interactions, density {entry['density_percent']} %."
+        )
         click.echo(f"Next: bench datasets inspect {name}, then bench run --dataset {name}")
 
 
@@ -46,7 +48,10 @@ def inspect(home: Path, name: str, as_json: bool) -> None:
     table = Table(title=f"Data set {name}", show_header=False)
     for key, value in _flat(facts):
         if key != "problems":
-            table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value))
+            table.add_row(
+                key,
+                f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value),
+            )
     Console().print(table)
     for problem in facts["problems"]:
         click.echo(f"! {problem}")

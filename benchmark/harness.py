@@ -14,7 +14,14 @@ from prunebench.benchmark import metrics
 from prunebench.benchmark.config import RunConfig
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import Reporter
-from prunebench.benchmark.signals import Context, Graph, LoadedResources, parse_sections, split_validation, with_resources
+from prunebench.benchmark.signals import (
+    Context,
+    Graph,
+    LoadedResources,
+    parse_sections,
+    split_validation,
+    with_resources,
+)
 from prunebench.benchmark.store import Artefact, Store, Workspace
 from prunebench.datasets.schema import Queries, RecDataset, Samples
 from prunebench.methods.base import MethodError, PruningMethod, Selection
@@ -54,7 +61,15 @@ class Outcome:
 class Harness:
     """Runs one configuration on one data set over one store."""
 
-    def __init__(self, run: RunConfig, dataset: RecDataset, registry: Registry, store: Store, reporter: Reporter, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        dataset: RecDataset,
+        registry: Registry,
+        store: Store,
+        reporter: Reporter,
+        runtime: Runtime,
+    ) -> None:
         self.run, self.dataset, self.store, self.reporter = run, dataset, store, reporter
         self.runtime = runtime
         self.method: PruningMethod
@@ -62,7 +77,9 @@ class Harness:
         self.method, self.backbone, surrogate = parse_sections(registry, run, dataset)
         self.samples = dataset.samples()
         self.select_users, self.stop_users = split_validation(dataset.queries("valid"))
-        context = Context(dataset, self.samples, self.stop_users, self.select_users, run, registry, surrogate, self.backbone, runtime)
+        context = Context(
+            dataset, self.samples, self.stop_users, self.select_users, run, registry, surrogate, self.backbone, runtime
+        )
         self.graph = Graph(context, store, reporter)
 
     # -- prune ---------------------------------------------------------------------------------------------------
@@ -72,7 +89,12 @@ class Harness:
         if self.run.budget == 0 or not self.backbone.uses_samples:
             return Pruned(Selection(np.empty(0, np.int64)), None)
         requests = self.method.requests()
-        shared = {"method": self.run.method, "code": self.method.version, "plugin": self.run.plugins, **self._data_key()}
+        shared = {
+            "method": self.run.method,
+            "code": self.method.version,
+            "plugin": self.run.plugins,
+            **self._data_key(),
+        }
         evidence = self._stage(
             "evidence",
             EVIDENCE_VERSION,
@@ -96,20 +118,30 @@ class Harness:
         evidence = self.method.prepare(self.samples, signals, runtime)
         for name, values in evidence.items():
             if len(values) != len(self.samples):
-                raise MethodError(f"method {self.run.method}: evidence {name!r} has {len(values)} rows for {len(self.samples)} samples; give one row per sample")
-        np.savez(work.folder / "evidence.npz", ids=self.samples.ids, **{f"evidence_{k}": v for k, v in evidence.items()})
+                raise MethodError(
+                    f"method {self.run.method}: evidence {name!r} has {len(values)} rows for {len(self.samples)} samples; give one row per sample"
+                )
+        np.savez(
+            work.folder / "evidence.npz", ids=self.samples.ids, **{f"evidence_{k}": v for k, v in evidence.items()}
+        )
 
     def _select(self, work: Workspace, evidence: Artefact) -> dict[str, Any]:
         with np.load(evidence.folder / "evidence.npz") as arrays:
             if not np.array_equal(arrays["ids"], self.samples.ids):
-                raise MethodError(f"method {self.run.method}: stored evidence belongs to other samples; remove the store and run again")
+                raise MethodError(
+                    f"method {self.run.method}: stored evidence belongs to other samples; remove the store and run again"
+                )
             values = {name.removeprefix("evidence_"): arrays[name] for name in arrays.files if name != "ids"}
         selection = self.method.select(self.samples, values, self.run.budget, self._runtime(self.run.seeds.selection))
         ids = np.sort(np.asarray(selection.ids, np.int64))
         if len(np.unique(ids)) != len(ids):
-            raise MethodError(f"method {self.run.method} chose {len(ids) - len(np.unique(ids))} samples more than once; a selection holds unique ids")
+            raise MethodError(
+                f"method {self.run.method} chose {len(ids) - len(np.unique(ids))} samples more than once; a selection holds unique ids"
+            )
         if len(ids) != self.run.budget:
-            raise MethodError(f"method {self.run.method} chose {len(ids)} samples for a budget of {self.run.budget}; choose exactly that many")
+            raise MethodError(
+                f"method {self.run.method} chose {len(ids)} samples for a budget of {self.run.budget}; choose exactly that many"
+            )
         self.samples.positions(ids)
         np.save(work.folder / "ids.npy", ids)
         return {"notes": selection.notes}
@@ -126,7 +158,13 @@ class Harness:
                 fitted = self._backbone_for(needs).fit(samples, self.stop_users, runtime, work.scratch)
             fitted.save(work.folder)
             facts = fitted.report
-            return {"steps": facts.steps, "tokens": facts.tokens, "samples": facts.samples, "best_step": facts.best_step, "valid_losses": list(facts.valid_losses)}
+            return {
+                "steps": facts.steps,
+                "tokens": facts.tokens,
+                "samples": facts.samples,
+                "best_step": facts.best_step,
+                "valid_losses": list(facts.valid_losses),
+            }
 
         key = {
             "backbone": self.run.backbone,
@@ -168,14 +206,27 @@ class Harness:
                     inner = runtime if len(chunks) > 1 else replace(runtime, report=report)
                     ranked = model.recommend(histories, np.minimum(depth, self.dataset.n_items), inner)
                     if len(ranked) != len(chunk):
-                        raise RecommenderError(f"backbone {self.run.backbone} ranked {len(ranked)} of {len(chunk)} users; every user must be ranked")
+                        raise RecommenderError(
+                            f"backbone {self.run.backbone} ranked {len(ranked)} of {len(chunk)} users; every user must be ranked"
+                        )
                     save_rankings(part, ranked)
                     work.keep()
-                ranked = Rankings.concatenate([load_rankings(work.scratch / f"ranked-{n:05d}.npz") for n in range(len(chunks))])
+                ranked = Rankings.concatenate(
+                    [load_rankings(work.scratch / f"ranked-{n:05d}.npz") for n in range(len(chunks))]
+                )
             save_rankings(work.folder / "rankings.npz", take_rankings(ranked, np.argsort(order, kind="stable")))
 
-        key = {"backbone": self.run.backbone, "code": backbone.version, "config": backbone.key("recommend"), "split": self.run.split, "cutoffs": list(CUTOFFS), **self._data_key()}
-        return self._stage("predictions", PREDICTIONS_VERSION, key, make, [fitted, *self._artefacts(needs)], "inference")
+        key = {
+            "backbone": self.run.backbone,
+            "code": backbone.version,
+            "config": backbone.key("recommend"),
+            "split": self.run.split,
+            "cutoffs": list(CUTOFFS),
+            **self._data_key(),
+        }
+        return self._stage(
+            "predictions", PREDICTIONS_VERSION, key, make, [fitted, *self._artefacts(needs)], "inference"
+        )
 
     def execute(self) -> Outcome:
         """All stages, each from the store where it is there already."""
@@ -189,7 +240,18 @@ class Harness:
             "masked": metrics.evaluate(metrics.mask(rankings, queries.histories), queries.targets, CUTOFFS),
         }
         self.graph.reads["evaluation"] = [self.run.split if self.run.split == "test" else "select"]
-        return Outcome(self.run, self.dataset, self.samples, queries, pruned, fitted, predictions, rankings, per_user, dict(self.graph.reads))
+        return Outcome(
+            self.run,
+            self.dataset,
+            self.samples,
+            queries,
+            pruned,
+            fitted,
+            predictions,
+            rankings,
+            per_user,
+            dict(self.graph.reads),
+        )
 
     # -- shared --------------------------------------------------------------------------------------------------
 
@@ -206,7 +268,9 @@ class Harness:
         runtime = self.runtime.with_seed(seed)
         return replace(runtime, report=report) if report else runtime
 
-    def _stage(self, stage: str, version: int, key: dict[str, Any], make: Any, upstream: Sequence[Artefact], phase: str) -> Artefact:
+    def _stage(
+        self, stage: str, version: int, key: dict[str, Any], make: Any, upstream: Sequence[Artefact], phase: str
+    ) -> Artefact:
         artefact = self.store.get_or_build(stage, version, key, make, upstream, phase=phase)
         self.reporter.built(artefact)
         return artefact
@@ -236,4 +300,3 @@ def take_rankings(rankings: Rankings, rows: np.ndarray) -> Rankings:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     source = np.repeat(rankings.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
     return Rankings(rankings.items[source], rankings.scores[source], offsets)
-

@@ -25,7 +25,10 @@ def show(home: Path, kind: str | None, as_json: bool) -> None:
 
 def _parts(kind: str, home: Path) -> list[dict[str, Any]]:
     registry, named = Registry(), cast(Kind, kind)
-    return [{"name": name, "summary": registry.summary(named, name), "from": registry.origin(named, name).source} for name in registry.names(named)]
+    return [
+        {"name": name, "summary": registry.summary(named, name), "from": registry.origin(named, name).source}
+        for name in registry.names(named)
+    ]
 
 
 def _datasets(kind: str, home: Path) -> list[dict[str, Any]]:
@@ -78,6 +81,10 @@ def _line(kind: str, row: dict[str, Any]) -> str:
         recall = f"R@10 {row['recall@10']:.4f}" if row["recall@10"] is not None else ""
         return f"{row['method']} × {row['backbone']} on {row['dataset']} ({row['split']}), {row['budget']} samples, seed {row['seed']}  {recall}"
     if kind == "datasets":
-        counts = f"{row['users']:,} users, {row['items']:,} items, {row['interactions']:,} interactions" if "users" in row else row.get("summary", "")
+        counts = (
+            f"{row['users']:,} users, {row['items']:,} items, {row['interactions']:,} interactions"
+            if "users" in row
+            else row.get("summary", "")
+        )
         return f"{row['status']}: {counts}"
     return row["summary"]

@@ -204,11 +204,11 @@ def _entry_points(kind: Kind) -> dict[str, tuple[metadata.EntryPoint, ...]]:
 
 @functools.cache
 def _scan(kind: Kind, _path: tuple[str, ...]) -> dict[str, tuple[metadata.EntryPoint, ...]]:
-    """Claims by name, for the search path of now. A distribution found twice on the path claims once."""
-    claims: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
+    """Claims by name, for the search path of now. The library reads a distribution found twice on the path once."""
+    claims: dict[str, tuple[metadata.EntryPoint, ...]] = {}
     for point in metadata.entry_points(group=f"prunebench.{kind}"):
-        claims.setdefault(point.name, {}).setdefault((_owner(point), point.value), point)
-    return {name: tuple(points.values()) for name, points in claims.items()}
+        claims[point.name] = (*claims.get(point.name, ()), point)
+    return claims
 
 
 def _owner(point: metadata.EntryPoint) -> str:

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from prunebench.benchmark.store import Artefact
 
@@ -44,7 +52,9 @@ class ConsoleReporter:
         if not artefact.hit and artefact.bill.wall_s < 0.5:
             return
         verb = "kept from before" if artefact.hit else "done"
-        self.say(f"  {artefact.stage:<14} {verb}, {_seconds(artefact.bill.wall_s)}, {artefact.bill.peak_rss_mb:,.0f} MB  [{artefact.hash[:8]}]")
+        self.say(
+            f"  {artefact.stage:<14} {verb}, {_seconds(artefact.bill.wall_s)}, {artefact.bill.peak_rss_mb:,.0f} MB  [{artefact.hash[:8]}]"
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
@@ -54,7 +64,14 @@ class ConsoleReporter:
             yield self._plain(name)
 
     def _bar(self, name: str) -> Iterator[Report]:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._depth += 1
         try:
             with Progress(*columns, console=self.console, transient=True) as progress:

@@ -80,12 +80,17 @@ class LLMSignal:
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
         if config.name == CATALOGUE:
-            return {"catalogue": self._catalogue(context).model_dump(mode="json"), "titles": titles_digest(context.dataset.titles)}
+            return {
+                "catalogue": self._catalogue(context).model_dump(mode="json"),
+                "titles": titles_digest(context.dataset.titles),
+            }
         folder = Path(config.name).expanduser()
         if not folder.is_dir():
             return {}
         if not (folder / "config.json").is_file():
-            raise RecommenderError(f"{folder} is no model folder (it has no config.json); --llm takes catalogue, a Hub id, or a folder saved by save_pretrained")
+            raise RecommenderError(
+                f"{folder} is no model folder (it has no config.json); --llm takes catalogue, a Hub id, or a folder saved by save_pretrained"
+            )
         return {"files": folder_digest(folder)}
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
@@ -93,7 +98,20 @@ class LLMSignal:
             folder = Path(config.name).expanduser()
             return {"llm": str(folder.resolve()) if folder.is_dir() else config.name}
         vectors = context.inputs["title_vectors"].vectors
-        return {"llm": CATALOGUE, **(pretrain(context.dataset.titles, vectors, self._catalogue(context), context.runtime, work.folder, work.scratch) or {})}
+        return {
+            "llm": CATALOGUE,
+            **(
+                pretrain(
+                    context.dataset.titles,
+                    vectors,
+                    self._catalogue(context),
+                    context.runtime,
+                    work.folder,
+                    work.scratch,
+                )
+                or {}
+            ),
+        }
 
     def load(self, config: Config, context: Context, artefact: Artefact) -> Path | str:
         return artefact.folder if artefact.info["llm"] == CATALOGUE else artefact.info["llm"]
@@ -115,7 +133,12 @@ class SurrogateSignal:
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
         code = context.registry.resolve("surrogates", context.run.surrogate).version
-        return {"surrogate": context.run.surrogate, "code": code, "settings": context.run.surrogate_config, "plugins": context.run.plugins}
+        return {
+            "surrogate": context.run.surrogate,
+            "code": code,
+            "settings": context.run.surrogate_config,
+            "plugins": context.run.plugins,
+        }
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
         surrogate = context.surrogate()
@@ -152,7 +175,9 @@ class EffortSignal:
     """The LLM's gradient norm of each sample (Eq. 12), float32 [n]; NaN for samples that are no candidates."""
 
     class Config(Config):
-        candidates: int | None = Field(None, ge=1, description="compute it only for the m samples with the highest `by`; all by default")
+        candidates: int | None = Field(
+            None, ge=1, description="compute it only for the m samples with the highest `by`; all by default"
+        )
         by: dict[str, Any] = Field({}, description="configuration of the influence that ranks the candidates")
 
     version, phase, seeded, reads = 1, "pruning", True, ("train", "titles")
@@ -164,7 +189,12 @@ class EffortSignal:
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
         backbone = self._backbone(context)
-        return {"backbone": context.run.backbone, "code": backbone.version, "settings": backbone.key("effort"), "plugins": context.run.plugins}
+        return {
+            "backbone": context.run.backbone,
+            "code": backbone.version,
+            "settings": backbone.key("effort"),
+            "plugins": context.run.plugins,
+        }
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
         samples, scores = context.samples, np.full(len(context.samples), np.nan, np.float32)
@@ -172,7 +202,9 @@ class EffortSignal:
         if config.candidates and config.candidates < len(samples):
             # Equal influence at the edge is settled by sample id, whatever the order of the samples.
             chosen = np.sort(np.lexsort((samples.ids, -context.inputs["by"]))[: config.candidates])
-        scores[chosen] = context.backbone_with(context.inputs).effort(samples.take(samples.ids[chosen]), context.runtime)
+        scores[chosen] = context.backbone_with(context.inputs).effort(
+            samples.take(samples.ids[chosen]), context.runtime
+        )
         np.savez(work.folder / "scores.npz", ids=samples.ids, scores=scores)
         return {"scored": len(chosen)}
 
@@ -181,7 +213,9 @@ class EffortSignal:
 
     def _backbone(self, context: Context) -> Any:
         if not isinstance(context.backbone, HasEffort):
-            raise RecommenderError(f"backbone {context.run.backbone} has no effort score; set method.use_effort=false, or prune for a backbone that has one, e.g. bigrec")
+            raise RecommenderError(
+                f"backbone {context.run.backbone} has no effort score; set method.use_effort=false, or prune for a backbone that has one, e.g. bigrec"
+            )
         return context.backbone
 
 
@@ -191,5 +225,7 @@ def _scores(artefact: Artefact, context: Context) -> np.ndarray:
         order = np.argsort(arrays["ids"], kind="stable")
         where = order[np.searchsorted(arrays["ids"], context.samples.ids, sorter=order)]
         if not np.array_equal(arrays["ids"][where], context.samples.ids):
-            raise RecommenderError(f"stored {artefact.stage} scores do not cover these samples; remove {artefact.folder} and run again")
+            raise RecommenderError(
+                f"stored {artefact.stage} scores do not cover these samples; remove {artefact.folder} and run again"
+            )
         return arrays["scores"][where].astype(np.float32)

@@ -23,7 +23,17 @@ from prunebench.datasets.files import atomic_folder
 from prunebench.leaderboard import record as schema
 
 METRICS_VERSION = 1
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentence-transformers", "faiss-cpu", "numpy", "scipy", "prunebench")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "sentence-transformers",
+    "faiss-cpu",
+    "numpy",
+    "scipy",
+    "prunebench",
+)
 
 
 def environment(device: torch.device) -> schema.Environment:
@@ -102,11 +112,19 @@ def settings(run: RunConfig) -> dict[str, Any]:
     return {**sections, **({"plugins": run.plugins} if run.plugins else {})}
 
 
-def keep(outcome: Outcome, store: Store, defaults: dict[str, Any], command: str, device: torch.device) -> tuple[schema.Record, Path]:
+def keep(
+    outcome: Outcome, store: Store, defaults: dict[str, Any], command: str, device: torch.device
+) -> tuple[schema.Record, Path]:
     """The record of an outcome: read back if this very run was recorded before, else written; and its folder."""
     run, dataset, samples = outcome.run, outcome.dataset, outcome.samples
     roots = [artefact for artefact in (outcome.pruned.artefact, outcome.fitted, outcome.predictions) if artefact]
-    identity = [METRICS_VERSION, schema.SCHEMA_VERSION, run.model_dump(mode="json"), dataset.fingerprint, *(root.hash for root in roots)]
+    identity = [
+        METRICS_VERSION,
+        schema.SCHEMA_VERSION,
+        run.model_dump(mode="json"),
+        dataset.fingerprint,
+        *(root.hash for root in roots),
+    ]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = store.home / "runs" / name
     if (folder / "record.json").exists():
@@ -123,19 +141,31 @@ def keep(outcome: Outcome, store: Store, defaults: dict[str, Any], command: str,
         dataset=schema.DatasetFacts(
             name=dataset.name,
             fingerprint=dataset.fingerprint,
-            counts={"users": dataset.n_users, "items": dataset.n_items, "samples": len(samples), f"{run.split}_users": len(outcome.queries)},
+            counts={
+                "users": dataset.n_users,
+                "items": dataset.n_items,
+                "samples": len(samples),
+                f"{run.split}_users": len(outcome.queries),
+            },
         ),
         llm=run.backbone_config.get("llm"),
         budget=run.budget,
         share=run.budget / len(samples) if len(samples) else 0.0,
         config=config,
-        changes=schema.differences(config, defaults),
+        changes=schema.differences(config, {**defaults, "plugins": run.plugins}),
         seeds=schema.Seeds(**run.seeds.model_dump()),
         environment=environment(device),
-        protocol=schema.Protocol(split=run.split, reads=outcome.reads, cutoffs=list(CUTOFFS), users_evaluated=len(outcome.queries)),
+        protocol=schema.Protocol(
+            split=run.split, reads=outcome.reads, cutoffs=list(CUTOFFS), users_evaluated=len(outcome.queries)
+        ),
         selection=selection_facts(samples, outcome.pruned, dataset.labels),
-        training=schema.Training(**{key: info[key] for key in ("steps", "tokens", "samples", "best_step", "valid_losses")}),
-        metrics={protocol: schema.Metrics(**metrics.summarise(values, outcome.queries, dataset)) for protocol, values in outcome.per_user.items()},
+        training=schema.Training(
+            **{key: info[key] for key in ("steps", "tokens", "samples", "best_step", "valid_losses")}
+        ),
+        metrics={
+            protocol: schema.Metrics(**metrics.summarise(values, outcome.queries, dataset))
+            for protocol, values in outcome.per_user.items()
+        },
         per_user="per_user.npz",
         bill=stages,
         totals=schema.total(stages),
@@ -144,10 +174,17 @@ def keep(outcome: Outcome, store: Store, defaults: dict[str, Any], command: str,
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, overwrite=True) as half:
         np.savetxt(half / "selection.txt", outcome.pruned.selection.ids, fmt="%d")
-        arrays = {f"{protocol}_{field}": getattr(values, field) for protocol, values in outcome.per_user.items() for field in ("recall", "ndcg")}
+        arrays = {
+            f"{protocol}_{field}": getattr(values, field)
+            for protocol, values in outcome.per_user.items()
+            for field in ("recall", "ndcg")
+        }
         np.savez(half / "per_user.npz", users=outcome.queries.users, cutoffs=np.array(CUTOFFS), **arrays)
         (half / "record.json").write_text(schema.write_record(record))
     if run.split == "test":
         with (store.home / "test_evaluations.jsonl").open("a") as log:
-            log.write(json.dumps({"run": name, "finished": record.finished, "digest": record.digest, "command": command}) + "\n")
+            log.write(
+                json.dumps({"run": name, "finished": record.finished, "digest": record.digest, "command": command})
+                + "\n"
+            )
     return record, folder

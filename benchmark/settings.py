@@ -18,5 +18,12 @@ def rows() -> list[dict[str, Any]]:
     for section, name, config in kinds:
         for key, info in config.model_fields.items():
             default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
-            listed.append({"name": f"{section}.{key}", "of": name, "default": default, "summary": f"[{name}] {default}  {info.description or ''}".rstrip()})
+            listed.append(
+                {
+                    "name": f"{section}.{key}",
+                    "of": name,
+                    "default": default,
+                    "summary": f"[{name}] {default}  {info.description or ''}".rstrip(),
+                }
+            )
     return listed

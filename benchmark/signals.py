@@ -119,14 +119,20 @@ class Graph:
         def make(work: Workspace) -> dict[str, Any] | None:
             inputs = self.values(needs)
             with self.reporter.stage(request.name) as report:
-                return provider.build(config, replace(context, inputs=inputs, runtime=replace(context.runtime, report=report, saved=work.keep)), work)
+                return provider.build(
+                    config,
+                    replace(context, inputs=inputs, runtime=replace(context.runtime, report=report, saved=work.keep)),
+                    work,
+                )
 
         def load() -> Any:
             return provider.load(config, replace(context, inputs=self.values(needs)), artefact)
 
         name = json.dumps([request.name, key["config"]], sort_keys=True)
         if name not in self._artefacts:
-            self._artefacts[name] = self.store.get_or_build(request.name, provider.version, key, make, upstream, phase=provider.phase)
+            self._artefacts[name] = self.store.get_or_build(
+                request.name, provider.version, key, make, upstream, phase=provider.phase
+            )
             self.reporter.built(self._artefacts[name])
         artefact = self._artefacts[name]
         return artefact, load
@@ -141,7 +147,9 @@ class LoadedResources:
 
     def _value(self, name: str) -> Any:
         if name not in self.values:
-            raise RecommenderError(f"a backbone used {name!r} without naming it in needs(); add it there, so that it is hashed and billed")
+            raise RecommenderError(
+                f"a backbone used {name!r} without naming it in needs(); add it there, so that it is hashed and billed"
+            )
         return self.values[name]
 
     def llm(self) -> Path | str:
@@ -166,7 +174,8 @@ def parse_sections(registry: Registry, run: RunConfig, dataset: RecDataset) -> t
         made = method(build(method.Config, run.method_config, f"method {run.method}"))
     backbone = registry.resolve("backbones", run.backbone)
     surrogate = registry.resolve("surrogates", run.surrogate)
-    learned = backbone(build(backbone.Config, run.backbone_config, f"backbone {run.backbone}"), LoadedResources(dataset))
+    learned = backbone(
+        build(backbone.Config, run.backbone_config, f"backbone {run.backbone}"), LoadedResources(dataset)
+    )
     config = build(surrogate.Config, run.surrogate_config, f"surrogate {run.surrogate}")
     return made, learned, lambda: surrogate(config, dataset.n_items)
-

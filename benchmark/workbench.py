@@ -72,11 +72,15 @@ class Workbench:
             return self.library.load(name)
         near = difflib.get_close_matches(name, [*generated, *present], 3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ConfigError(f"no data set {name!r} is installed; {hint}`bench ls datasets` lists them, `bench datasets import PATH --format dealrec --name {name}` installs one")
+        raise ConfigError(
+            f"no data set {name!r} is installed; {hint}`bench ls datasets` lists them, `bench datasets import PATH --format dealrec --name {name}` installs one"
+        )
 
     # -- from choices to a resolved configuration -----------------------------------------------------------------
 
-    def resolve(self, choices: Choices, settings: tuple[str, ...], file: Mapping[str, Any], seeds: Seeds) -> tuple[RunConfig, RecDataset, dict[str, Any]]:
+    def resolve(
+        self, choices: Choices, settings: tuple[str, ...], file: Mapping[str, Any], seeds: Seeds
+    ) -> tuple[RunConfig, RecDataset, dict[str, Any]]:
         """Defaults < presets < file < --set, every default written out; with the data set, and the defaults for comparison.
 
         Raises ConfigError, PluginError or DataError in one line.
@@ -88,19 +92,36 @@ class Workbench:
             "surrogate": self.registry.resolve("surrogates", choices.surrogate).Config,
             "llm": CatalogueConfig,
         }
-        fields = {name: [alias for key, info in kind.model_fields.items() for alias in (key, info.alias) if alias] for name, kind in kinds.items()}
+        fields = {
+            name: [alias for key, info in kind.model_fields.items() for alias in (key, info.alias) if alias]
+            for name, kind in kinds.items()
+        }
         preset = presets(dataset.name, choices.backbone)
         asked = parse_settings(settings, fields)
         sections: dict[str, dict[str, Any]] = {}
         for name in SECTIONS:
             in_file = file.get(name, {})
             if not isinstance(in_file, dict):
-                raise ConfigError(f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line")
+                raise ConfigError(
+                    f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line"
+                )
             known = {key: value for key, value in preset.get(name, {}).items() if key in fields[name]}
             sections[name] = {**known, **in_file, **(choices.overrides or {}).get(name, {}), **asked.get(name, {})}
-        labels = {"method": f"method {choices.method}", "backbone": f"backbone {choices.backbone}", "surrogate": f"surrogate {choices.surrogate}", "llm": "the catalogue LLM"}
-        full = {name: build(kinds[name], values, labels[name]).model_dump(mode="json") for name, values in sections.items()}
-        plain = {name: build(kinds[name], {k: v for k, v in preset.get(name, {}).items() if k in fields[name]}, labels[name]).model_dump(mode="json") for name in SECTIONS}
+        labels = {
+            "method": f"method {choices.method}",
+            "backbone": f"backbone {choices.backbone}",
+            "surrogate": f"surrogate {choices.surrogate}",
+            "llm": "the catalogue LLM",
+        }
+        full = {
+            name: build(kinds[name], values, labels[name]).model_dump(mode="json") for name, values in sections.items()
+        }
+        plain = {
+            name: build(
+                kinds[name], {k: v for k, v in preset.get(name, {}).items() if k in fields[name]}, labels[name]
+            ).model_dump(mode="json")
+            for name in SECTIONS
+        }
 
         samples = len(dataset.samples())
         backbone = self.registry.resolve("backbones", choices.backbone)
@@ -122,7 +143,12 @@ class Workbench:
             llm_config=full["llm"] if uses_catalogue else {},
             plugins=self.plugin_hashes,
         )
-        defaults: dict[str, Any] = {"method": plain["method"], "backbone": plain["backbone"], "surrogate": {"name": "sasrec", **plain["surrogate"]}, "llm": plain["llm"]}
+        defaults: dict[str, Any] = {
+            "method": plain["method"],
+            "backbone": plain["backbone"],
+            "surrogate": {"name": "sasrec", **plain["surrogate"]},
+            "llm": plain["llm"],
+        }
         return run, dataset, defaults
 
     def _budget(self, choices: Choices, file: Mapping[str, Any], preset: Mapping[str, Any], samples: int) -> int:
@@ -130,7 +156,9 @@ class Workbench:
         if choices.method == "full":
             budget = parse_budget(asked, samples)
             if budget not in (0, samples):
-                raise ConfigError(f"--method full keeps all {samples} samples; leave --budget out, or choose another method")
+                raise ConfigError(
+                    f"--method full keeps all {samples} samples; leave --budget out, or choose another method"
+                )
             return budget
         if asked is None:
             asked = min(preset.get("budget", DEFAULT_BUDGET), samples)
@@ -159,5 +187,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(name, False):
-        raise ConfigError(f"device {name!r} is not here; there is {', '.join(device for device, here in present.items() if here)}")
+        raise ConfigError(
+            f"device {name!r} is not here; there is {', '.join(device for device, here in present.items() if here)}"
+        )
     return torch.device(name)

@@ -88,7 +88,7 @@ def write_manifest(folder: Path) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
         with path.open("rb") as file:
             _to_disk(file.fileno())
-            entries[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(file)}
+        entries[path.relative_to(folder).as_posix()] = _entry(path)
     write_json(folder / MANIFEST, {"format": FORMAT, "files": entries})
 
 
@@ -110,9 +110,8 @@ def verify(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             raise DataError(f"{path} is missing")
-        with path.open("rb") as file:
-            if path.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
-                raise DataError(f"{path} does not match its checksum")
+        if _entry(path) != entry:
+            raise DataError(f"{path} does not match its checksum")
     return manifest
 
 
@@ -121,8 +120,9 @@ def _sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
-def _sha256(file: BufferedReader) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _to_disk(descriptor: int) -> None:

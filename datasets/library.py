@@ -6,7 +6,6 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ class Library:
             if dataset.fingerprint != meta["fingerprint"]:
                 raise DataError(f"its content has fingerprint {dataset.fingerprint}, not {meta['fingerprint']}")
         except (DataError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"data set {name!r} is damaged: {error}; import it again, overwriting it") from None
+            raise DataError(f"data set {name!r} is damaged: {error}; import it again with --overwrite") from None
         return dataset
 
     def remove(self, name: str) -> None:
@@ -132,8 +131,3 @@ def _entry(dataset: RecDataset) -> dict[str, Any]:
         "source": dataset.source,
         "meta": dict(dataset.meta),
     }
-
-
-def renamed(dataset: RecDataset, name: str) -> RecDataset:
-    """The same data under another name; the fingerprint does not change."""
-    return replace(dataset, name=name)

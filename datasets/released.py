@@ -18,6 +18,8 @@ DICTIONARIES: dict[Split, str] = {
     "test": "testing_dict.npy",
 }
 TITLES, ITEMS = "title_maps.npy", "item_map.npy"
+NOUNS = {"games": "game product", "microlens-50k": "video", "book": "book"}
+"""What a prompt calls an item of the released data sets."""
 
 
 def read_dealrec(folder: Path, name: str) -> RecDataset:
@@ -48,6 +50,7 @@ def read_dealrec(folder: Path, name: str) -> RecDataset:
     ]
     facts = {
         "format": "dealrec",
+        "item_noun": NOUNS.get(name, "item"),
         "missing_titles": str(sum(not title for title in titles)),
         "checked_against": " ".join(checked),
     }

@@ -138,7 +138,7 @@ def generate(config: MiniConfig, seed: int) -> RecDataset:
         Sequences.from_rows(test),
         labels=np.array(labels),
         source=f"generated, seed {seed}",
-        meta={"config": config.model_dump_json(), "seed": str(seed)},
+        meta={"config": config.model_dump_json(), "seed": str(seed), "item_noun": "game"},
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from prunebench.datasets.schema import Samples
 from prunebench.methods.base import Evidence, MethodError, Selection
 from prunebench.recommenders import base
@@ -38,4 +40,4 @@ class Full:
             raise MethodError(
                 f"full keeps all {len(samples)} samples: leave the budget out, or use random for {budget}"
             )
-        return Selection(samples.ids.copy())
+        return Selection(np.sort(samples.ids))

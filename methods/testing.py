@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,14 @@ def check_method(
     config: Mapping[str, Any] | None = None,
     signals: FakeSignals | None = None,
     n: int = 60,
-    any_budget: bool = True,
+    budgets: Sequence[int] | None = None,
 ) -> None:
     """Check that ``method`` keeps the contract of ``prunebench.methods.base``; a plugin's test is one call of this.
 
     Checked: the configuration (JSON round-trip, unknown key refused), JSON-able requests and evidence key, evidence
-    aligned with the samples, and selections of 1, n / 4 and n samples out of ``n``: exactly the budget, distinct sample
-    ids, the same again for the same seed and for any order of the samples. ``any_budget=False``: n alone (as for
-    ``full``). ``signals`` supplies signals that ``fake_signal`` does not know.
+    aligned with the samples, and selections of 1, n / 4 and n of ``n`` samples (or of the given ``budgets``, for a
+    method that cannot meet any): exactly the budget, distinct sample ids, the same again for the same seed and for any
+    order of the samples. ``signals`` supplies signals that ``fake_signal`` does not know.
 
     Raises MethodError saying what is wrong and, where it can, why.
     """
@@ -45,7 +45,7 @@ def check_method(
     evidence = _prepare(method, settings, samples, fake)
     shuffled = _shuffled(samples)
     shuffled_evidence = _prepare(method, settings, shuffled, fake)
-    for budget in (1, n // 4, n) if any_budget else (n,):
+    for budget in (1, n // 4, n) if budgets is None else budgets:
         first = _select(method, settings, samples, evidence, budget)
         if not np.array_equal(first.ids, _select(method, settings, samples, evidence, budget).ids):
             raise MethodError(
@@ -54,8 +54,8 @@ def check_method(
             )
         if not np.array_equal(first.ids, _select(method, settings, shuffled, shuffled_evidence, budget).ids):
             raise MethodError(
-                f"{method.__name__} chose other samples when their order changed (budget {budget}): break ties and draw "
-                "by a hash of the sample id, as prunebench.methods.selection does"
+                f"{method.__name__} chose other samples when their order changed (budget {budget}): break ties and "
+                "draw by a hash of the sample id, as prunebench.methods.selection does"
             )
 
 

@@ -68,24 +68,24 @@ def test_the_peak_of_an_inner_meter_belongs_to_the_outer_too() -> None:
 
 
 def test_paused_work_is_left_out() -> None:
-    with Meter() as outer:
+    with Meter() as whole, Meter() as outer:
         start = outer.bill
         with outer.paused():
             allocate()
             time.sleep(0.2)
-    assert outer.bill.wall_s < 0.15
-    assert outer.bill.peak_rss_mb - start.peak_rss_mb < 0.5 * BIG_MB
+    assert whole.bill.wall_s - outer.bill.wall_s >= 0.2
+    assert outer.bill.peak_rss_mb - start.peak_rss_mb < 0.5 * BIG_MB < whole.bill.peak_rss_mb - start.peak_rss_mb
 
 
 def test_cpu_seconds_are_of_this_process_and_its_children_not_of_waiting() -> None:
     with Meter() as waiting:
         time.sleep(0.3)
-    assert waiting.bill.cpu_s < 0.2 <= waiting.bill.wall_s
+    assert waiting.bill.cpu_s < waiting.bill.wall_s / 2
     with Meter() as working:
         end = time.process_time() + 0.3
         while time.process_time() < end:
             pass
-    assert 0.3 <= working.bill.cpu_s < 1.0
+    assert working.bill.cpu_s >= 0.3
     burn = "import time\nwhile time.process_time() < 0.4: pass"
     with Meter() as parent:
         subprocess.run([sys.executable, "-c", burn], check=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from prunebench.datasets.schema import DataError, RecDataset, Sequences
 
-ROWS = st.lists(st.lists(st.integers(0, 40), max_size=6), max_size=8)
+ROW = st.lists(st.integers(0, 40), max_size=6)
+ROWS = st.lists(ROW, max_size=8)
 
 
 def lists(sequences: Sequences) -> list[list[int]]:
@@ -49,7 +50,7 @@ def test_tail_keeps_the_latest(rows, longest):
     assert lists(Sequences.from_rows(rows).tail(longest)) == [row[max(0, len(row) - longest) :] for row in rows]
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=4), st.lists(st.integers(0, 9), max_size=4)), max_size=8))
+@given(st.lists(st.tuples(ROW, ROW), max_size=8))
 def test_join_is_concatenation_row_by_row(pairs):
     one, other = [a for a, _ in pairs], [b for _, b in pairs]
     joined = Sequences.from_rows(one).join(Sequences.from_rows(other))

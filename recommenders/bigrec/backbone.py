@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prunebench.datasets.schema import Queries, Samples, Sequences
-from prunebench.recommenders.base import FitReport, Float32, Rankings, RecommenderError, Resources
-from prunebench.recommenders.bigrec.config import BIGRecConfig
+from prunebench.recommenders.base import FitReport, Float32, Rankings, RecommenderError, Request, Resources, Stage
+from prunebench.recommenders.bigrec.config import STAGE_KEYS, BIGRecConfig
 from prunebench.recommenders.bigrec.generation import generate_titles
 from prunebench.recommenders.bigrec.model import (
+    adapter_digest,
     add_adapter,
     embed_texts,
     load_adapter,
     load_base,
     load_tokenizer,
+    model_inputs,
     sample_losses,
     window,
 )
@@ -41,14 +43,28 @@ class BIGRec:
 
     Config = BIGRecConfig
     version = 1
+    uses_samples = True
 
     def __init__(self, config: BIGRecConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources
 
+    def needs(self, stage: Stage) -> dict[str, Request]:
+        needs = {"llm": Request("llm", {"name": self.config.llm})}
+        if stage == "recommend" and self.config.grounding == "sentence":
+            needs["title_vectors"] = Request("title_vectors")
+        return needs
+
+    def key(self, stage: Stage) -> dict[str, Any]:
+        """Settings that decide a stage's result. The LLM comes in through ``needs``, the fit before a recommendation."""
+        key = self.config.model_dump(mode="json", include=set(STAGE_KEYS[stage]))
+        if stage != "recommend" and self.config.start_adapter is not None:
+            key["start_adapter_digest"] = adapter_digest(self.config.start_adapter)
+        return key
+
     @cached_property
     def llm(self) -> str:
         """Folder or Hub id of the LLM."""
-        return str(self.resources.llm()) if self.config.llm == "catalogue" else self.config.llm
+        return str(self.resources.llm())
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -209,11 +225,11 @@ def _reported(
 def _check_reload(model: Any, prompts: Prompts, folder: Path, runtime: Runtime) -> None:
     """Save the adapter, read it back beside itself, and compare logits on a few prompts."""
     model.save_pretrained(folder)
-    batch = prompts.batch(np.arange(min(PROBES, len(prompts)))).to(runtime.device)
-    here = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    inputs = model_inputs(model, prompts.batch(np.arange(min(PROBES, len(prompts)))).to(runtime.device))
+    here = model(**inputs).logits
     model.load_adapter(str(folder), adapter_name="reloaded")
     model.set_adapter("reloaded")
-    there = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    there = model(**inputs).logits
     model.set_adapter("default")
     model.delete_adapter("reloaded")
     if not torch.allclose(here, there, rtol=1e-4, atol=1e-4):

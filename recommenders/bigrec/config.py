@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from prunebench.recommenders.base import Config
+from prunebench.recommenders.base import Config, Stage
 
 
 class LoRA(Config):
@@ -63,6 +63,19 @@ class BIGRecConfig(Config):
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
 
+
+_MODEL = ("precision", "lora", "start_adapter")
+_PROMPT = ("template", "item_noun", "max_history", "cutoff")
+_TRAINING = (
+    *("lr", "batch", "micro_batch", "max_steps", "warmup_steps", "schedule", "weight_decay"),
+    *("eval_every", "patience"),
+)
+STAGE_KEYS: dict[Stage, tuple[str, ...]] = {
+    "effort": (*_MODEL, *_PROMPT, "loss_on", "effort_loss", "effort_scope"),
+    "fit": (*_MODEL, *_PROMPT, "loss_on", *_TRAINING),
+    "recommend": ("precision", *_PROMPT, "beams", "max_new_tokens", "grounding"),
+}
+"""The knobs each stage's result depends on; the rest only decides how fast it comes."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "llama-7b": {

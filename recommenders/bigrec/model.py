@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
 
 from prunebench.recommenders.base import Float32, RecommenderError
 from prunebench.recommenders.bigrec.config import BIGRecConfig
@@ -40,7 +45,8 @@ def load_base(llm: str | Path, precision: str, device: torch.device) -> Any:
             raise RecommenderError("precision int8 needs the package bitsandbytes: pip install bitsandbytes")
         options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(llm), trust_remote_code=False, **options)
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(str(llm), trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
         raise RecommenderError(
             f"cannot load the LLM {llm}: {_first_line(error)}; give 'catalogue', a Hub id or a local folder"
@@ -50,6 +56,20 @@ def load_base(llm: str | Path, precision: str, device: torch.device) -> Any:
     else:
         model.to(device)
     return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers, and none of the warnings peft causes there: progress is the runtime's."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:
@@ -69,17 +89,16 @@ def add_adapter(model: Any, config: BIGRecConfig, runtime: Runtime) -> Any:
     if targets == "auto":
         # None leaves the choice to peft, which knows the attention projections of many architectures.
         targets = ["q_proj", "v_proj"] if {"q_proj", "v_proj"} <= names else None
+    adapter = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+    )
     try:
-        adapted = get_peft_model(
-            model,
-            LoraConfig(
-                task_type=TaskType.CAUSAL_LM,
-                r=lora.r,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=targets,
-            ),
-        )
+        with _quiet():
+            adapted = get_peft_model(model, adapter)
     except ValueError as error:
         raise RecommenderError(f"lora.targets {lora.targets} do not fit this LLM: {_first_line(error)}") from error
     with torch.no_grad():
@@ -95,9 +114,16 @@ def add_adapter(model: Any, config: BIGRecConfig, runtime: Runtime) -> Any:
 def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False) -> Any:
     """The model with a saved adapter. Raises RecommenderError if it cannot be read."""
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
+        with _quiet():
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RecommenderError(f"cannot load the adapter {folder}: {_first_line(error)}") from error
+
+
+def adapter_digest(folder: str | Path) -> str | None:
+    """sha256 of a local adapter's weights (first 16 hex digits); None for a Hub id, which stands for itself."""
+    weights = Path(folder) / "adapter_model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else None
 
 
 def adapter_state(model: Any) -> dict[str, torch.Tensor]:
@@ -120,10 +146,23 @@ def window(model: Any) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def takes_columns(model: Any) -> bool:
-    """Whether the LLM can leave out the logits of leading columns (``logits_to_keep``)."""
-    causal = model.get_base_model() if isinstance(model, PeftModel) else model
-    return "logits_to_keep" in inspect.signature(causal.forward).parameters
+def causal_model(model: Any) -> Any:
+    """The causal LM itself, the adapter's layers in it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def model_inputs(model: Any, batch: Batch, columns: int | None = None) -> dict[str, Any]:
+    """What the LLM's forward takes: tokens, mask, positions that do not count padding, and no cache.
+
+    ``columns``: only the logits of the last ones are wanted, where the LLM can leave out the others.
+    """
+    known = inspect.signature(causal_model(model).forward).parameters
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+    if "position_ids" in known:
+        inputs["position_ids"] = batch.position_ids
+    if columns is not None and "logits_to_keep" in known:
+        inputs["logits_to_keep"] = columns
+    return inputs
 
 
 def sample_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,10 +170,7 @@ def sample_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
 
     Logits are computed only for the last columns, where left padding puts the counted tokens.
     """
-    columns = batch.loss_columns + 1
-    keep = {"logits_to_keep": columns} if takes_columns(model) else {}
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **keep).logits
-    return token_losses(logits, batch.labels)
+    return token_losses(model(**model_inputs(model, batch, batch.loss_columns + 1)).logits, batch.labels)
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,7 +207,6 @@ def embed_texts(model: Any, tokenizer: Any, texts: list[str], batch_tokens: int,
     ids = [row or empty for row in tokenizer(list(distinct))["input_ids"]]
     lengths = np.array([len(row) for row in ids])
     order = np.argsort(-lengths, kind="stable")
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
     vectors = np.empty((len(ids), int(model.config.hidden_size)), np.float32)
     with model.disable_adapter() if isinstance(model, PeftModel) else torch.no_grad():
         start = 0
@@ -186,7 +221,7 @@ def embed_texts(model: Any, tokenizer: Any, texts: list[str], batch_tokens: int,
                 tokens[at, : lengths[row]] = torch.tensor(ids[row])
                 mask[at, : lengths[row]] = 1
             # Padding on the right: a causal model's last real token never sees it.
-            hidden = base.base_model(
+            hidden = causal_model(model).base_model(
                 input_ids=tokens.to(runtime.device), attention_mask=mask.to(runtime.device), use_cache=False
             ).last_hidden_state
             last = torch.from_numpy(lengths[rows] - 1).to(hidden.device)

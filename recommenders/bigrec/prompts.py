@@ -69,8 +69,11 @@ class Batch:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
-    answer_length: int
-    """Tokens of the longest answer in the batch: with left padding, answers fill the last columns."""
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """Positions from the first real token on, [b, t]; padding gets 0."""
+        return (self.attention_mask.cumsum(1) - 1).clamp_min(0)
 
     @property
     def loss_columns(self) -> int:
@@ -79,9 +82,7 @@ class Batch:
         return self.labels.shape[1] - int(counted[0]) if len(counted) else 1
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.answer_length
-        )
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +121,7 @@ class Prompts:
         ids[real] = flat
         first = width - (lengths - 1 if self.loss_on == "all" else answers)
         labels = np.where(column >= first[:, None], ids, IGNORED)
-        return Batch(
-            torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64)), torch.from_numpy(labels), int(answers.max())
-        )
+        return Batch(torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64)), torch.from_numpy(labels))
 
     def batches(self, batch_tokens: int, most: int | None = None) -> Iterator[NDArray[np.int64]]:
         """Positions in batches of like length, longest first, of at most ``batch_tokens`` padded tokens each."""

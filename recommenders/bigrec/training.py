@@ -21,8 +21,8 @@ from prunebench.recommenders.bigrec.config import BIGRecConfig
 from prunebench.recommenders.bigrec.model import (
     adapter_state,
     mean_token_loss,
+    model_inputs,
     restore_adapter,
-    takes_columns,
     token_losses,
 )
 from prunebench.recommenders.bigrec.prompts import Prompts
@@ -116,6 +116,9 @@ class _Watch(TrainerCallback):
         if not metrics["eval_loss"] < state.best_metric and exhausted(state, self._config.patience):
             control.should_training_stop = True
 
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._runtime.saved()
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         now = adapter_state(model)
         self.changed = any(not torch.equal(now[name], value) for name, value in self._initial.items())
@@ -199,12 +202,10 @@ def _trainer(
         bf16=config.precision == "bf16",
         fp16=config.precision in ("fp16", "int8"),
     )
-    columns = takes_columns(model)
 
     def collate(positions: list[int]) -> dict[str, Any]:
         batch = samples.batch(np.array(positions, np.int64))
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
-        return {**inputs, "logits_to_keep": batch.loss_columns + 1} if columns else inputs
+        return {**model_inputs(model, batch, batch.loss_columns + 1), "labels": batch.labels}
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
         # The mean over the counted tokens of the whole optimiser step, however it is cut into micro-batches.

@@ -13,7 +13,6 @@ Dropout = Callable[[Tensor], Tensor]
 
 EPSILON = 1e-12
 MASKED = -10000.0
-TINY = 1e-24
 
 
 def no_dropout(x: Tensor) -> Tensor:
@@ -21,12 +20,18 @@ def no_dropout(x: Tensor) -> Tensor:
 
 
 def make_dropout(rate: float, generator: torch.Generator) -> Dropout:
-    """Inverted dropout that draws from ``generator`` and never from the global one."""
-    if rate == 0:
+    """Inverted dropout that draws from ``generator`` and never from the global one; ``rate`` to the nearest 1/256.
+
+    One random byte decides about a value: drawing eight at a time is several times as quick as a Bernoulli draw each.
+    """
+    dropped = round(rate * 256)
+    if dropped == 0:
         return no_dropout
 
     def dropout(x: Tensor) -> Tensor:
-        return x * torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+        random_bytes = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: x.numel()]
+        return x * (random_bytes >= dropped).view(x.shape).to(x.dtype).mul_(256 / (256 - dropped))
 
     return dropout
 

@@ -127,15 +127,16 @@ def validation_loss(model: SASRec, valid: Queries, runtime: Runtime) -> float:
         drawn = torch.from_numpy(bounded(hashed, model.n_items))
         return float((network.bce(users[rows], items[targets], items[drawn]).double() * share).sum() / len(queries))
     total = 0.0
-    for first in range(0, len(targets), VALIDATION_ROWS):
-        part = slice(first, first + VALIDATION_ROWS)
-        logits = users[rows[part]] @ items.T
-        own = logits.gather(1, targets[part, None])
+    for first in range(0, len(queries), VALIDATION_ROWS):
+        part = (rows >= first) & (rows < first + VALIDATION_ROWS)
+        logits = users[first : first + VALIDATION_ROWS] @ items.T
+        row, target = rows[part] - first, targets[part]
+        own = logits[row, target]
         if model.config.stop_on == "loss":
-            total += float(((logits.logsumexp(1) - own[:, 0]).double() * share[part]).sum())
+            total += float(((logits.logsumexp(1)[row] - own).double() * share[part]).sum())
         else:
             # Ties count in full, so that a constant score is never rewarded.
-            rank = (logits >= own).sum(1)
+            rank = logits[row].ge_(own[:, None]).sum(1)
             gain = torch.where(rank <= 10, 1 / torch.log2(rank + 1.0), 0.0)
             total -= float((gain.double() * share[part]).sum())
     return total / len(queries)

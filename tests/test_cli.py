@@ -1,0 +1,320 @@
+"""The command line as a user meets it: one clear line and exit code 2 for mistakes, clean JSON, the same record twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunebench.benchmark import cli
+from prunebench.datasets.schema import RecDataset, Sequences
+
+PLUGIN = '''
+"""A backbone that ranks items by how often they were targets of the samples; it prints where it should not."""
+
+import json
+import numpy as np
+from prunebench.recommenders.base import Config, FitReport, Rankings
+
+
+class Counted:
+    name = "counted"
+    version = 1
+    uses_samples = True
+
+    class Config(Config):
+        smoothing: float = 0.0
+
+    def __init__(self, config, resources):
+        self.config, self.resources = config, resources
+        self.report = FitReport()
+
+    def needs(self, stage):
+        return {}
+
+    def key(self, stage):
+        return self.config.model_dump()
+
+    def fit(self, samples, stop, runtime, folder):
+        print("fitting, on standard output")
+        self.counts = np.bincount(samples.targets, minlength=self.resources.dataset.n_items)
+        self.report = FitReport(steps=1, samples=len(samples))
+        return self
+
+    def save(self, folder):
+        (folder / "counts.json").write_text(json.dumps(self.counts.tolist()))
+
+    def load(self, folder, runtime):
+        self.counts = np.array(json.loads((folder / "counts.json").read_text()))
+        return self
+
+    def recommend(self, histories, depth, runtime):
+        scores = np.broadcast_to(self.counts.astype(np.float32), (len(histories), len(self.counts)))
+        return Rankings.from_scores(scores, depth)
+
+
+class Newest:
+    """Keeps the samples with the highest ids."""
+
+    name = "newest"
+    version = 1
+
+    class Config(Config):
+        broken: str = ""
+
+    def __init__(self, config):
+        self.config = config
+
+    def requests(self):
+        return {}
+
+    def evidence_key(self):
+        return {}
+
+    def prepare(self, samples, signals, runtime):
+        return {"score": samples.ids.astype(np.float32)}
+
+    def select(self, samples, evidence, budget, runtime):
+        from prunebench.methods.base import Selection
+
+        ids = samples.ids[np.argsort(evidence["score"])[-budget:]]
+        if self.config.broken == "few":
+            ids = ids[1:]
+        if self.config.broken == "twice":
+            ids = np.concatenate([ids[1:], ids[-1:]])
+        if self.config.broken == "foreign":
+            ids = np.concatenate([ids[1:], [10**9]])
+        return Selection(ids)
+'''
+
+Bench = Callable[..., tuple[int, str, str]]
+
+
+def tiny(seed: int = 0) -> RecDataset:
+    """60 users, 30 items, every user in every split."""
+    rng = np.random.default_rng(seed)
+
+    def rows(low: int, high: int) -> Sequences:
+        return Sequences.from_rows([rng.integers(0, 30, rng.integers(low, high)).tolist() for _ in range(60)])
+
+    titles = tuple(f"Game {number}" for number in range(30))
+    return RecDataset("tiny", titles, rows(1, 6), rows(0, 3), rows(0, 3))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
+    """Calls the command in this process: ``(exit code, stdout, stderr)``, with `tiny` installed and the plugin at hand."""
+    from prunebench.datasets.library import Library
+
+    home = tmp_path / "home"
+    monkeypatch.setenv("PRUNEBENCH_HOME", str(home))
+    Library(home).install(tiny())
+    (tmp_path / "plug.py").write_text(PLUGIN)
+
+    def call(*words: str, plugin: bool = False) -> tuple[int, str, str]:
+        extra = ["--plugin", str(tmp_path / "plug.py")] if plugin else []
+        monkeypatch.setattr(sys, "argv", ["bench", *words, *extra])
+        capfd.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+RUN = ("run", "--dataset", "tiny", "--backbone", "counted", "--method", "random", "--budget", "20")
+
+
+def test_run_prints_one_json_record_and_nothing_else(bench: Bench) -> None:
+    code, out, err = bench(*RUN, "--json", plugin=True)
+    assert code == 0, err
+    record = json.loads(out)
+    assert "fitting, on standard output" in err
+    assert (record["method"], record["backbone"], record["budget"]) == ("random", "counted", 20)
+    assert record["selection"]["count"] == 20
+    assert record["protocol"]["users_evaluated"] == record["dataset"]["counts"]["test_users"]
+    assert {stage["stage"] for stage in record["bill"]} == {"evidence", "selection", "fit", "predictions"}
+    assert record["totals"]["total_s"] == pytest.approx(sum(stage["wall_s"] for stage in record["bill"]))
+    assert set(record["metrics"]) == {"unmasked", "masked"}
+
+
+def test_second_run_builds_nothing_and_yields_the_same_record(bench: Bench, tmp_path: Path) -> None:
+    first = bench(*RUN, "--json", plugin=True)[1]
+    made = sorted(path.stat().st_mtime_ns for path in (tmp_path / "home" / "store").rglob("artefact.json"))
+    second = bench(*RUN, "--json", plugin=True)[1]
+    assert json.loads(first) == json.loads(second)
+    assert made == sorted(path.stat().st_mtime_ns for path in (tmp_path / "home" / "store").rglob("artefact.json"))
+    assert len((tmp_path / "home" / "test_evaluations.jsonl").read_text().splitlines()) == 1
+
+
+def test_metrics_equal_a_plain_loop(bench: Bench, tmp_path: Path) -> None:
+    code, out, err = bench(*RUN, "--json", plugin=True)
+    assert code == 0, err
+    record = json.loads(out)
+    data = tiny()
+    folder = tmp_path / "home" / "runs" / record["run"]
+    kept = [int(line) for line in (folder / "selection.txt").read_text().split()]
+    counts = np.bincount([data.train[user][-1] for user in kept], minlength=30)
+    recalls = []
+    for user in range(60):
+        targets = set(data.test[user].tolist())
+        if not targets:
+            continue
+        hits = 0.0
+        for item in targets:
+            above, equal = int((counts > counts[item]).sum()), int((counts == counts[item]).sum())
+            hits += min(max((10 - above) / equal, 0.0), 1.0)
+        recalls.append(hits / len(targets))
+    assert record["metrics"]["unmasked"]["recall"]["10"] == pytest.approx(np.mean(recalls))
+    assert record["protocol"]["users_evaluated"] == len(recalls)
+    per_user = np.load(folder / "per_user.npz")
+    assert per_user["unmasked_recall"][:, 1] == pytest.approx(recalls)
+
+
+def test_masked_metrics_leave_the_history_out(bench: Bench, tmp_path: Path) -> None:
+    record = json.loads(bench(*RUN, "--json", plugin=True)[1])
+    data = tiny()
+    kept = [int(line) for line in (tmp_path / "home" / "runs" / record["run"] / "selection.txt").read_text().split()]
+    counts = np.bincount([data.train[user][-1] for user in kept], minlength=30).astype(float)
+    recalls = []
+    for user in range(60):
+        targets = set(data.test[user].tolist())
+        seen = set(data.train[user].tolist()) | set(data.valid[user].tolist())
+        if not targets:
+            continue
+        hits = 0.0
+        for item in targets - seen:
+            rivals = np.array([counts[other] for other in range(30) if other not in seen])
+            above, equal = int((rivals > counts[item]).sum()), int((rivals == counts[item]).sum())
+            hits += min(max((5 - above) / equal, 0.0), 1.0)
+        recalls.append(hits / len(targets))
+    assert record["metrics"]["masked"]["recall"]["5"] == pytest.approx(np.mean(recalls))
+
+
+def test_seeds_give_several_runs_and_differ(bench: Bench) -> None:
+    code, out, err = bench(*RUN, "--json", "--seeds", "0,1,2", plugin=True)
+    assert code == 0, err
+    runs = json.loads(out)["runs"]
+    assert [run["seeds"]["selection"] for run in runs] == [0, 1, 2]
+    assert len({run["selection"]["sha256"] for run in runs}) == 3
+    assert len({run["run"] for run in runs}) == 3
+
+
+def test_prune_only_selects(bench: Bench, tmp_path: Path) -> None:
+    words = ("prune", "--dataset", "tiny", "--backbone", "counted", "--method", "newest", "--budget", "5")
+    code, out, err = bench(*words, "--json", plugin=True)
+    assert code == 0, err
+    result = json.loads(out)
+    samples = tiny().samples().ids
+    assert result["sample_ids"] == sorted(samples.tolist())[-5:]
+    assert {stage["phase"] for stage in result["bill"]} == {"pruning"}
+    assert not (tmp_path / "home" / "store" / "fit").exists()
+    plain = bench(*words, plugin=True)[1]
+    assert [int(line) for line in plain.split()] == result["sample_ids"]
+
+
+def test_full_keeps_every_sample_and_budget_zero_needs_no_pruning(bench: Bench) -> None:
+    full = json.loads(
+        bench("run", "--dataset", "tiny", "--backbone", "counted", "--method", "full", "--json", plugin=True)[1]
+    )
+    assert full["budget"] == full["selection"]["count"] == len(tiny().samples())
+    zero = json.loads(bench(*RUN[:-1], "0", "--json", plugin=True)[1])
+    assert (zero["method"], zero["budget"]) == ("none", 0)
+    assert "pruning" not in {stage["phase"] for stage in zero["bill"]}
+
+
+def test_leaderboard_and_listing_show_the_run(bench: Bench) -> None:
+    record = json.loads(bench(*RUN, "--json", plugin=True)[1])
+    code, out, err = bench("leaderboard", "show")
+    assert code == 0, err
+    assert "random" in out
+    assert f"{record['metrics']['unmasked']['recall']['10']:.4f}".lstrip("0") in out
+    listed = json.loads(bench("ls", "runs", "--json")[1])["runs"]
+    assert [row["name"] for row in listed] == [record["run"]]
+    names = {row["name"]: row["status"] for row in json.loads(bench("ls", "datasets", "--json")[1])["datasets"]}
+    assert names["tiny"] == "installed"
+    assert names["games"] == "known, not installed"
+
+
+def test_config_file_and_set_override_in_order(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        '[run]\nmethod = "random"\nbackbone = "counted"\ndataset = "tiny"\nbudget = 7\n[backbone]\nsmoothing = 0.25\n'
+    )
+    file = ("run", "--config", str(tmp_path / "run.toml"), "--json")
+    record = json.loads(bench(*file, plugin=True)[1])
+    assert (record["budget"], record["config"]["backbone"]["smoothing"]) == (7, 0.25)
+    record = json.loads(bench(*file, "--budget", "9", "--set", "backbone.smoothing=0.5", plugin=True)[1])
+    assert (record["budget"], record["config"]["backbone"]["smoothing"]) == (9, 0.5)
+    assert record["changes"] == {"backbone.smoothing": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--method", "randon", "--dataset", "tiny"), "random"),
+        (("run", "--backbone", "bigrek", "--dataset", "tiny"), "bigrec"),
+        (("run", "--dataset", "gamez"), "gamez"),
+        ((*RUN[:-1], "61"), "outside 0"),
+        ((*RUN[:-1], "-1"), "outside 0"),
+        ((*RUN[:-1], "many"), "many"),
+        ((*RUN, "--set", "backbone.smothing=1"), "smoothing"),
+        ((*RUN, "--set", "backbone.smoothing=much"), "smoothing"),
+        ((*RUN, "--set", "smoothing"), "key=value"),
+        ((*RUN, "--seeds", "0,0"), "--seeds"),
+        ((*RUN, "--config", "absent.toml"), "absent.toml"),
+        (("run", "--dataset", "tiny", "--backbone", "counted", "--method", "full", "--budget", "3"), "full"),
+        (("datasets", "inspect", "tinny"), "tiny"),
+        (("datasets", "import", "nowhere", "--format", "dealrec", "--name", "x"), "nowhere"),
+        (("prune", *RUN[1:5], "--method", "newest", "--budget", "5", "--set", "broken=few"), "newest"),
+        (("prune", *RUN[1:5], "--method", "newest", "--budget", "5", "--set", "broken=twice"), "once"),
+        (("prune", *RUN[1:5], "--method", "newest", "--budget", "5", "--set", "broken=foreign"), "1000000000"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_code_2(bench: Bench, words: tuple[str, ...], said: str) -> None:
+    code, out, err = bench(*words, plugin=words[0] in ("run", "prune"))
+    last = err.strip().splitlines()[-1]
+    assert code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert last.startswith("bench: ")
+    assert said in last
+
+
+def test_help_and_listing_start_without_the_heavy_libraries(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['bench', *sys.argv[1:]]\n"
+        "from prunebench.benchmark import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'transformers', 'numpy', 'pydantic', 'rich'} & set(sys.modules), file=sys.stderr)"
+    )
+    for words in (["--help"], ["ls"], ["ls", "methods", "--json"]):
+        environment = {**os.environ, "PRUNEBENCH_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words], capture_output=True, text=True, env=environment, check=True
+        )
+        assert done.stderr.strip().splitlines()[-1] == "set()", done.stderr
+        assert "dealrec" in done.stdout or words == ["--help"]
+
+
+def test_interrupt_exits_130_and_says_how_to_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prunebench.benchmark import commands
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "run", stop)
+    code, _, err = bench(*RUN)
+    assert code == 130
+    assert "continues" in err
