@@ -150,9 +150,14 @@ def prune(**asked: Any) -> None:
 @JSON
 def ls(kind: str | None, as_json: bool) -> None:
     """List what there is."""
-    from prunebench.benchmark import listing
+    if kind == "settings":
+        from prunebench.benchmark import settings
 
-    listing.show(home_folder(), kind, as_json)
+        settings.show(as_json)
+    else:
+        from prunebench.benchmark import listing
+
+        listing.show(home_folder(), kind, as_json)
 
 
 @cli.group(cls=Plain)

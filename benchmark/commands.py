@@ -79,7 +79,7 @@ def _choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[Choices, dict
         )
     values = {key: asked.get(key) if asked.get(key) is not None else named.get(key) for key in allowed}
     llm = values.pop("llm")
-    given = {key: str(value) for key, value in values.items() if value is not None}
+    given: dict[str, Any] = {key: str(value) for key, value in values.items() if value is not None}
     return Choices(**given, overrides={"backbone": {"llm": llm}} if llm else {}), {
         key: value for key, value in file.items() if key != "run"
     }

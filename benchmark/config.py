@@ -28,9 +28,9 @@ class ConfigError(ValueError):
 class Seeds(Config):
     """One seed per source of randomness, so that they can be crossed; `--seed` sets all three."""
 
-    signal: int = Field(0, ge=0, description="surrogates, influence, effort")
-    selection: int = Field(0, ge=0, description="the draw of the samples")
-    finetune: int = Field(0, ge=0, description="the backbone's fine-tuning")
+    signal: int = Field(default=0, ge=0, description="surrogates, influence, effort")
+    selection: int = Field(default=0, ge=0, description="the draw of the samples")
+    finetune: int = Field(default=0, ge=0, description="the backbone's fine-tuning")
 
     @classmethod
     def all(cls, seed: int) -> Seeds:
@@ -47,10 +47,10 @@ class RunConfig(Config):
     budget: int = Field(ge=0, description="training samples kept; 0 is zero-shot")
     split: Literal["valid", "test"] = "test"
     seeds: Seeds = Seeds()
-    method_config: dict[str, Any] = {}
-    backbone_config: dict[str, Any] = {}
-    surrogate_config: dict[str, Any] = {}
-    llm_config: dict[str, Any] = {}
+    method_config: dict[str, Any] = Field({})
+    backbone_config: dict[str, Any] = Field({})
+    surrogate_config: dict[str, Any] = Field({})
+    llm_config: dict[str, Any] = Field({})
     plugins: dict[str, str] = Field({}, description="sha256 of every --plugin file, by name")
 
 

@@ -121,9 +121,8 @@ class Harness:
                 raise MethodError(
                     f"method {self.run.method}: evidence {name!r} has {len(values)} rows for {len(self.samples)} samples; give one row per sample"
                 )
-        np.savez(
-            work.folder / "evidence.npz", ids=self.samples.ids, **{f"evidence_{k}": v for k, v in evidence.items()}
-        )
+        arrays: dict[str, Any] = {f"evidence_{name}": values for name, values in evidence.items()}
+        np.savez(work.folder / "evidence.npz", ids=self.samples.ids, **arrays)
 
     def _select(self, work: Workspace, evidence: Artefact) -> dict[str, Any]:
         with np.load(evidence.folder / "evidence.npz") as arrays:
@@ -202,13 +201,14 @@ class Harness:
                     if model is None:
                         model = self._backbone_for(needs).load(fitted.folder, runtime)
                     histories = queries.histories.take(chunk)
-                    depth = max(CUTOFFS) + histories.lengths
+                    depth = np.minimum(max(CUTOFFS) + histories.lengths, self.dataset.n_items)
                     inner = runtime if len(chunks) > 1 else replace(runtime, report=report)
-                    ranked = model.recommend(histories, np.minimum(depth, self.dataset.n_items), inner)
+                    ranked = model.recommend(histories, depth, inner)
                     if len(ranked) != len(chunk):
                         raise RecommenderError(
                             f"backbone {self.run.backbone} ranked {len(ranked)} of {len(chunk)} users; every user must be ranked"
                         )
+                    metrics.check_rankings(ranked, depth, self.dataset.n_items)
                     save_rankings(part, ranked)
                     work.keep()
                 ranked = Rankings.concatenate(

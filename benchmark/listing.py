@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +14,9 @@ from prunebench.datasets import listing as installed
 
 def show(home: Path, kind: str | None, as_json: bool) -> None:
     """One kind, or all of them."""
-    if kind == "settings":
-        _show({"settings": importlib.import_module("prunebench.benchmark.settings").rows()}, as_json)
-        return
     makers = {"methods": _parts, "backbones": _parts, "datasets": _datasets, "surrogates": _parts, "runs": _runs}
     chosen = [kind] if kind else list(makers)
-    _show({name: makers[name](name, home) for name in chosen}, as_json)
+    print_rows({name: makers[name](name, home) for name in chosen}, as_json)
 
 
 def _parts(kind: str, home: Path) -> list[dict[str, Any]]:
@@ -63,7 +59,8 @@ def _runs(kind: str, home: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row.get("finished", ""), row["name"]))
 
 
-def _show(listed: dict[str, list[dict[str, Any]]], as_json: bool) -> None:
+def print_rows(listed: dict[str, list[dict[str, Any]]], as_json: bool) -> None:
+    """Kinds with their rows, as JSON or as indented lines."""
     if as_json:
         click.echo(json.dumps(listed, indent=1))
         return

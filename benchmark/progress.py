@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -26,7 +26,7 @@ PLAIN_EVERY_S = 15.0
 
 
 class Reporter(Protocol):
-    def stage(self, name: str) -> Iterator[Report]: ...
+    def stage(self, name: str) -> AbstractContextManager[Report]: ...
     def built(self, artefact: Artefact) -> None: ...
     def say(self, line: str) -> None: ...
 

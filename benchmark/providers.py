@@ -14,6 +14,7 @@ from pydantic import Field
 from prunebench.benchmark.config import build
 from prunebench.benchmark.signals import Context
 from prunebench.benchmark.store import Artefact, Workspace
+from prunebench.methods import selection
 from prunebench.methods.influence import InfluenceConfig, influence
 from prunebench.recommenders.base import Config, HasEffort, RecommenderError, Request
 from prunebench.recommenders.bigrec.catalogue import CatalogueConfig, pretrain
@@ -44,7 +45,7 @@ class TitleVectors:
     encoder: SentenceEncoder
 
     def encode(self, texts: Any) -> np.ndarray:
-        return self.encoder.encode(list(texts))
+        return self.encoder.encode(texts)
 
 
 class TitleVectorsSignal:
@@ -60,11 +61,11 @@ class TitleVectorsSignal:
         return {"titles": titles_digest(context.dataset.titles)}
 
     def build(self, config: EncoderConfig, context: Context, work: Workspace) -> None:
-        vectors = SentenceEncoder(config, context.runtime.device).encode(list(context.dataset.titles), context.runtime)
+        vectors = SentenceEncoder(config, context.runtime).encode(context.dataset.titles)
         np.save(work.folder / "vectors.npy", vectors)
 
     def load(self, config: EncoderConfig, context: Context, artefact: Artefact) -> TitleVectors:
-        return TitleVectors(np.load(artefact.folder / "vectors.npy"), SentenceEncoder(config, context.runtime.device))
+        return TitleVectors(np.load(artefact.folder / "vectors.npy"), SentenceEncoder(config, context.runtime))
 
 
 class LLMSignal:
@@ -200,8 +201,8 @@ class EffortSignal:
         samples, scores = context.samples, np.full(len(context.samples), np.nan, np.float32)
         chosen = np.arange(len(samples))
         if config.candidates and config.candidates < len(samples):
-            # Equal influence at the edge is settled by sample id, whatever the order of the samples.
-            chosen = np.sort(np.lexsort((samples.ids, -context.inputs["by"]))[: config.candidates])
+            seed = context.runtime.derive("effort candidates")
+            chosen = np.sort(selection.top(context.inputs["by"], samples.ids, config.candidates, seed))
         scores[chosen] = context.backbone_with(context.inputs).effort(
             samples.take(samples.ids[chosen]), context.runtime
         )

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from prunebench.benchmark.listing import print_rows
 from prunebench.benchmark.plugins import Registry
 from prunebench.recommenders.bigrec.catalogue import CatalogueConfig
+
+
+def show(as_json: bool) -> None:
+    print_rows({"settings": rows()}, as_json)
 
 
 def rows() -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -82,10 +83,15 @@ def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def leftovers(target: Path) -> list[Path]:
+    """Temporary folders of killed attempts at ``target``; to be removed only by who knows that nobody is at it now."""
+    return sorted(target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 32}.tmp"))
+
+
 def write_manifest(folder: Path) -> None:
     """Record size and sha256 of every file under ``folder`` (itself excepted), all of them flushed to disk first."""
     entries = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST):
         with path.open("rb") as file:
             _to_disk(file.fileno())
         entries[path.relative_to(folder).as_posix()] = _entry(path)

@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from prunebench.datasets import listing
-from prunebench.datasets.files import atomic_folder, read_json, verify, write_json
+from prunebench.datasets.files import atomic_folder, leftovers, read_json, verify, write_json
 from prunebench.datasets.listing import KNOWN, META, NAME
 from prunebench.datasets.schema import SPLITS, DataError, RecDataset, Sequences
 
@@ -89,6 +89,8 @@ class Library:
         folder = self._path(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{name}.lock"):
+            for unfinished in leftovers(folder):
+                shutil.rmtree(unfinished)
             yield folder
 
     def _path(self, name: str) -> Path:

@@ -100,8 +100,13 @@ class MiniConfig(BaseModel):
             raise ValueError("noise + duplicates, push + crossed and sequel + wander must each be at most 100")
         if self.longest < self.shortest:
             raise ValueError("longest must be at least shortest")
-        if self.genres * self.franchises_per_genre * self.instalments < 2 * (self.longest + 4):
+        on_a_platform = self.genres * self.franchises_per_genre * self.instalments
+        if on_a_platform < 2 * (self.longest + 4):
             raise ValueError("too few items on a platform for the longest history without repeats")
+        if max(self.editions, self.listed_twice) > on_a_platform * self.platforms:
+            raise ValueError("there are more editions or second listings than items to have them")
+        if self.steps_off % self.genres == 1:
+            raise ValueError("steps_off leads round the genres to the right one")
         return self
 
 

@@ -230,7 +230,7 @@ def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
 
 def _score(row: Row, protocol: str, name: str) -> str:
     cell = row["metrics"].get(protocol, {}).get(name, {"mean": None, "sd": None})
-    beside = f" &#91;{_figure(row['paper'][name])}&#93;" if name in row["paper"] and protocol == "unmasked" else ""
+    beside = f" ({_figure(row['paper'][name])})" if name in row["paper"] and protocol == "unmasked" else ""
     if cell["mean"] is None:
         return MISSING + beside
     return _figure(cell["mean"]) + (f" ± {_figure(cell['sd'])}" if cell["sd"] is not None else "") + beside
@@ -282,7 +282,7 @@ def _markdown(columns: dict[str, list[str]]) -> str:
 
 
 def _caption(protocol: str) -> str:
-    brackets = " In brackets: the paper's figure (LLaMA-7B for bigrec)." if protocol == "unmasked" else ""
+    brackets = " In parentheses: the paper's figure (LLaMA-7B for bigrec)." if protocol == "unmasked" else ""
     return (
         "Mean ± sample standard deviation over seeds; R = recall, N = NDCG over all items, ties in expectation."
         f"{brackets} Times are wall clock; total = pruning + fine-tuning + inference (not pre-training);"

@@ -27,7 +27,9 @@ from prunebench.recommenders.runtime import Runtime
 class InfluenceConfig(Config):
     """Settings of Eq. 11. ``damping`` δ and ``scale`` σ are LiSSA's; both solvers solve (H + δσI) x = v."""
 
-    solver: Literal["cg", "lissa"] = Field("cg", description="conjugate gradient over all the data, or Alg. 1's recursion")
+    solver: Literal["cg", "lissa"] = Field(
+        "cg", description="conjugate gradient over all the data, or Alg. 1's recursion"
+    )
     scope: Literal["block", "last_layer", "all"] = Field("block", description="surrogate parameters that count")
     damping: float = Field(0.01, gt=0, lt=1, description="δ")
     scale: float = Field(25.0, gt=0, description="σ")

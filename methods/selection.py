@@ -81,7 +81,9 @@ def hard_prune(scores: NDArray, ids: Int64, share: float, budget: int, seed: int
     check_budget(budget, len(ids))
     # The tolerance keeps 0.29 · 100 at 29.
     dropped = min(int(share * len(ids) + 1e-9), len(ids) - budget)
-    return np.sort(np.setdiff1d(np.arange(len(ids)), top(scores, ids, dropped, seed), assume_unique=True))
+    kept = np.ones(len(ids), bool)
+    kept[top(scores, ids, dropped, seed)] = False
+    return np.flatnonzero(kept)
 
 
 def strata(scores: NDArray, groups: int) -> Int64:

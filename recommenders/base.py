@@ -47,13 +47,18 @@ class Rankings:
 
     @classmethod
     def from_scores(cls, scores: Float32, depth: NDArray[np.int64]) -> Rankings:
-        """From dense scores [n, n_items], to ``depth`` int64 [n] plus ties. Ties are listed by item id."""
+        """From dense scores [n, n_items], to ``depth`` int64 [n] (at least 1) plus ties. Ties are listed by item id.
+
+        Raises RecommenderError for a score that is not a number: it has no place in a ranking.
+        """
+        if np.isnan(scores).any():
+            raise RecommenderError("a score is NaN, so its item cannot be ranked: the model diverged or was given none")
         n, n_items = scores.shape
-        kept = np.minimum(np.asarray(depth, np.int64), n_items)
+        kept = np.clip(np.asarray(depth, np.int64), 1, n_items)
         deepest = int(kept.max(initial=1))
-        top = -np.partition(-scores, deepest - 1, axis=1)[:, :deepest] if deepest < n_items else scores
-        edge = -np.sort(-top, axis=1)[np.arange(n), np.maximum(kept, 1) - 1]
-        rows, items = np.nonzero(scores >= edge[:, None])
+        top = np.sort(np.partition(scores, n_items - deepest, axis=1)[:, n_items - deepest :], axis=1)
+        edge = top[np.arange(n), deepest - kept]
+        rows, items = np.divmod(np.flatnonzero(scores >= edge[:, None]), n_items)
         values = scores[rows, items]
         order = np.lexsort((items, -values, rows))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))]).astype(np.int64)

@@ -13,10 +13,10 @@ def gradient_norms(model: nn.Module, layers: Sequence[nn.Linear], losses: Callab
     """‖∇L(s)‖₂ over the weights (and biases) of ``layers`` for every sample of a batch, float32 [b].
 
     ``losses()`` runs ``model`` once and returns per-sample losses [b]; the batch must be the leading dimension of
-    what enters each layer, and no sample may influence another (no batch statistics). Each layer's gradient of sample s is
-    Σ_t g_t x_tᵀ (x its input, g the gradient of its output), so one forward and one backward pass serve the batch,
-    and weight gradients themselves are never formed. Equation 12 of the DEALRec paper; the two ways to take the norm
-    are those of Goodfellow (2015) and of "ghost clipping" (Li et al., 2022).
+    what enters each layer, and no sample may influence another (no batch statistics). Each layer's gradient of
+    sample s is Σ_t g_t x_tᵀ (x its input, g the gradient of its output), so one forward and one backward pass serve
+    the batch, and the batch's own weight gradient is never formed. Equation 12 of the DEALRec paper; the two ways to
+    take the norm are those of Goodfellow (2015) and of "ghost clipping" (Li et al., 2022).
 
     Parameters are left as they are, their ``requires_grad`` and ``grad`` too.
     """

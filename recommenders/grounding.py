@@ -35,10 +35,11 @@ class Grounding:
         Scores are negative squared distances. Queries are served in blocks of like depth.
         """
         order = np.argsort(depth, kind="stable")
-        parts = []
-        for rows in runtime.track([order[at : at + block] for at in range(0, len(order), block)], "grounding"):
-            parts.append(self._search(np.ascontiguousarray(queries[rows], np.float32), depth[rows]))
-        ranked = Rankings.concatenate(parts)
+        blocks = [order[at : at + block] for at in range(0, len(order), block)]
+        ranked = Rankings.concatenate(
+            self._search(np.ascontiguousarray(queries[rows], np.float32), depth[rows])
+            for rows in runtime.track(blocks, "grounding")
+        )
         return _take(ranked, np.argsort(order, kind="stable"))
 
     def _search(self, queries: Float32, depth: NDArray[np.int64]) -> Rankings:

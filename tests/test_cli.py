@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one clear line and exit code 2 for mistakes, clean JSON, the same record twice."""
+"""The command line as a user meets it: one clear line for mistakes, clean JSON, the same record twice."""
 
 from __future__ import annotations
 

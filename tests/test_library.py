@@ -59,6 +59,17 @@ def test_overwriting_has_to_be_asked_for(library):
     assert not list(library.folder.glob("*.tmp"))
 
 
+def test_leftovers_of_a_killed_install_are_cleared(library):
+    ours = library.folder / f".small.{'0a' * 16}.tmp"
+    others = library.folder / f".small.er.{'0a' * 16}.tmp"
+    for folder in (ours, others):
+        folder.mkdir(parents=True)
+    library.install(small())
+    assert not ours.exists()
+    assert others.exists()
+    assert [entry["name"] for entry in library.installed()] == ["small"]
+
+
 def test_remove(library):
     library.install(small())
     library.remove("small")

@@ -81,6 +81,7 @@ def test_dealrec_is_the_papers_definition() -> None:
 def test_ablations() -> None:
     samples, runtime = example_samples(50), Runtime()
     scores = {name: fake_signal(Request(name), samples) for name in ("influence", "effort")}
+    assert not np.array_equal(scores["influence"], scores["effort"])
     for off, left in (("use_effort", "influence"), ("use_influence", "effort")):
         method = dealrec(**{off: False}, selection="greedy")
         assert list(method.requests()) == [left]

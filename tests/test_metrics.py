@@ -137,7 +137,7 @@ def dataset() -> RecDataset:
     return RecDataset(
         "toy",
         tuple("abcdef"),
-        Sequences.from_rows([[0, 1], [1, 2], [2, 0]]),
+        Sequences.from_rows([[0, 1], [3, 2], [2, 0]]),
         Sequences.from_rows([[], [], []]),
         Sequences.from_rows([[1, 5], [5], []]),
     )

@@ -103,22 +103,22 @@ def test_broken_parts_do_not_stop_the_others(site: Path, caplog: pytest.LogCaptu
     install(
         site,
         "sad-plugin",
-        "[prunebench.surrogates]\nboom = boom_module:B\ngone = gone_module:G\nlacks = fine_module:Nothing\n"
+        "[prunebench.datasets]\nboom = boom_module:B\ngone = gone_module:G\nlacks = fine_module:Nothing\n"
         "fine = fine_module:F\n",
         boom_module='"""Explodes."""\nraise RuntimeError("no\\nluck")\n',
         fine_module='"""Works."""\nclass F: ...\n',
     )
     registry = Registry()
     with caplog.at_level(logging.WARNING):
-        parts = registry.resolve_all("surrogates")
-        registry.resolve_all("surrogates")
+        parts = registry.resolve_all("datasets")
+        registry.resolve_all("datasets")
     assert parts["fine"].__name__ == "F"
     assert not {"boom", "gone", "lacks"} & set(parts)
     assert len([message for message in caplog.messages if "sad-plugin" in message]) == 3
     with pytest.raises(PluginError) as error:
-        registry.resolve("surrogates", "boom")
-    assert str(error.value) == "surrogate 'boom' of sad-plugin fails to import: RuntimeError: no luck"
-    assert registry.summary("surrogates", "boom") == "Explodes."
+        registry.resolve("datasets", "boom")
+    assert str(error.value) == "data set 'boom' of sad-plugin fails to import: RuntimeError: no luck"
+    assert registry.summary("datasets", "boom") == "Explodes."
 
 
 def test_a_summary_of_a_missing_module_is_empty_with_one_warning(site: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -46,6 +46,8 @@ def test_the_config_round_trips_and_refuses_nonsense():
         {"noise": 101},
         {"noise": 90, "duplicates": 20},
         {"longest": 1},
+        {"steps_off": 9},
+        {"editions": 481},
         {"genres": 10, "franchises_per_genre": 9},
     ):
         with pytest.raises(ValidationError):
@@ -133,6 +135,7 @@ def test_duplicates_copy_few_templates(mini):
 
 
 def test_small_worlds_work():
-    tiny = MiniConfig(genres=2, franchises_per_genre=2, users=40, longest=6, valid_users=5, test_users=5, editions=0)
+    sizes = {"genres": 3, "franchises_per_genre": 2, "users": 40, "longest": 6, "valid_users": 5, "test_users": 5}
+    tiny = MiniConfig(**sizes, editions=0)
     assert inspect(generate(tiny, 3))["samples"] == 40
     assert inspect(generate(tiny.model_copy(update={"noise": 0, "duplicates": 0}), 3))["labels"] == {"clean": 40}

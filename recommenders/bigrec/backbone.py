@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from prunebench.recommenders.bigrec.model import (
     adapter_digest,
     add_adapter,
     embed_texts,
+    global_generators_kept,
     load_adapter,
     load_base,
     load_tokenizer,
@@ -36,6 +37,7 @@ from prunebench.recommenders.grounding import Grounding
 from prunebench.recommenders.runtime import Runtime
 
 PROBES = 4
+REPORT = "report.json"
 
 
 class BIGRec:
@@ -55,7 +57,7 @@ class BIGRec:
         return needs
 
     def key(self, stage: Stage) -> dict[str, Any]:
-        """Settings that decide a stage's result. The LLM comes in through ``needs``, the fit before a recommendation."""
+        """Settings that decide a stage's result. The LLM comes in through ``needs``, the fit as what is loaded."""
         key = self.config.model_dump(mode="json", include=set(STAGE_KEYS[stage]))
         if stage != "recommend" and self.config.start_adapter is not None:
             key["start_adapter_digest"] = adapter_digest(self.config.start_adapter)
@@ -85,6 +87,7 @@ class BIGRec:
             window=window(model),
         )
 
+    @global_generators_kept()
     def fit(self, samples: Samples, stop: Queries, runtime: Runtime, folder: Path) -> FittedBIGRec:
         """Fine-tune the adapter. Without samples the adapter stays as it is: zero-shot.
 
@@ -104,15 +107,18 @@ class BIGRec:
             _check_reload(model, prompts, folder / "adapter", runtime)
         return FittedBIGRec(self, model, builder, report)
 
+    @global_generators_kept()
     def load(self, folder: Path, runtime: Runtime) -> FittedBIGRec:
         """A saved model. Raises RecommenderError if the folder holds none."""
         try:
-            report = FitReport(**json.loads((folder / "report.json").read_text("utf-8")))
+            report = FitReport(**json.loads((folder / REPORT).read_text("utf-8")))
+            report = replace(report, valid_losses=tuple(report.valid_losses))
         except (OSError, ValueError, TypeError) as error:
             raise RecommenderError(f"{folder} holds no BIGRec model: {error}") from error
         model = load_adapter(self.base(runtime), folder)
         return FittedBIGRec(self, model, self.prompts(model), report)
 
+    @global_generators_kept()
     def effort(self, samples: Samples, runtime: Runtime) -> Float32:
         """‖∇_φ L(s)‖₂ per sample, float32 [n], at the adapter's start (Eq. 12).
 
@@ -157,11 +163,11 @@ class FittedBIGRec:
             self.model,
             self.backbone.tokenizer,
             prompts,
-            self.builder.end_token,
-            config.beams,
-            config.max_new_tokens,
-            config.generation_batch,
             runtime,
+            end=self.builder.end_token,
+            beams=config.beams,
+            new_tokens=config.max_new_tokens,
+            batch=config.generation_batch,
         )
 
     def recommend(self, histories: Sequences, depth: NDArray[np.int64], runtime: Runtime) -> Rankings:
@@ -173,7 +179,7 @@ class FittedBIGRec:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
-        (folder / "report.json").write_text(json.dumps(asdict(self.report)), "utf-8")
+        (folder / REPORT).write_text(json.dumps(asdict(self.report)), "utf-8")
 
 
 def effort_layers(model: Any, scope: str) -> list[nn.Linear]:
@@ -194,9 +200,7 @@ def effort_layers(model: Any, scope: str) -> list[nn.Linear]:
     return layers
 
 
-def efforts(
-    model: Any, prompts: Prompts, layers: list[nn.Linear], config: BIGRecConfig, runtime: Runtime
-) -> Float32:
+def efforts(model: Any, prompts: Prompts, layers: list[nn.Linear], config: BIGRecConfig, runtime: Runtime) -> Float32:
     """Gradient norms of all prompts over ``layers``, in batches of like length, float32 [n]."""
     norms = np.empty(len(prompts), np.float32)
     for positions in _reported(prompts.batches(config.batch_tokens), len(prompts), "effort", runtime):

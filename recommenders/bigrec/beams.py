@@ -12,8 +12,7 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from prunebench.recommenders.bigrec.model import causal_model
 from prunebench.recommenders.bigrec.prompts import Batch
@@ -74,12 +73,42 @@ def beam_search(model: Any, batch: Batch, end: int, beams: int, new_tokens: int)
     return answers
 
 
+class _RoomyLayer(DynamicLayer):
+    """A growing cache layer that copies itself only when its room is used up, not at every token."""
+
+    GROWTH = 1.5
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._room: list[torch.Tensor] = []
+        used, added = self.get_seq_length(), key_states.shape[2]
+        if not self._room or self._room[0].shape[2] < used + added:
+            grown = (*key_states.shape[:2], int((used + added) * self.GROWTH))
+            self._room = [new.new_empty(*grown, new.shape[3]) for new in (key_states, value_states)]
+            if used:
+                for room, old in zip(self._room, (self.keys, self.values), strict=True):
+                    room[:, :, :used] = old
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, used : used + added] = new
+        self.keys, self.values = (room[:, :, : used + added] for room in self._room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._room = [room[indices] for room in self._room]
+        self.keys, self.values = (room[:, :, : self.get_seq_length()] for room in self._room)
+
+
 class _Tree:
     """One cache row per prompt: its tokens, then for every step one column per beam."""
 
     def __init__(self, model: Any, batch: Batch, beams: int) -> None:
         self._model, self._beams = model, beams
-        self._cache = DynamicCache()
+        self._cache = Cache(layer_class_to_replicate=_RoomyLayer)
         self._prompt = batch.attention_mask.bool()
         self._next = self._prompt.sum(1, keepdim=True)
         rows, device = len(self._prompt), self._prompt.device
@@ -135,17 +164,17 @@ def _gather(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def shares_prefix(model: Any, batch: Batch) -> bool:
     """Whether this LLM reads beams that share a row as it reads them apart, tried on one prompt.
 
-    It needs explicit positions, a plain growing cache and a mask taken as given; sliding windows, recurrent states and
-    relative position biases fail the trial.
+    It needs explicit positions and a mask taken as given: relative position biases fail the trial, recurrent states
+    and sliding windows are not tried.
     """
-    known = inspect.signature(causal_model(model).forward).parameters
-    if not {"position_ids", "past_key_values", "logits_to_keep"} <= set(known) or causal_model(model)._is_stateful:
+    causal = causal_model(model)
+    known = inspect.signature(causal.forward).parameters
+    windowed = getattr(causal.config, "sliding_window", None) or causal._is_stateful
+    if windowed or not {"position_ids", "past_key_values", "logits_to_keep"} <= set(known):
         return False
     one = Batch(batch.input_ids[:1], batch.attention_mask[:1], batch.labels[:1])
     tree = _Tree(model, one, 2)
     first = tree.prefill(one)
-    if not all(type(layer) is DynamicLayer for layer in tree._cache.layers):
-        return False
     order = first[0, -1].argsort(descending=True)[: 2 * PROBE_TOKENS].view(PROBE_TOKENS, 1, 2)
     straight = torch.arange(2, device=first.device)[None]
     for token in order:

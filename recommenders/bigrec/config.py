@@ -26,12 +26,15 @@ class BIGRecConfig(Config):
 
     llm: str = Field("catalogue", min_length=1)
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    lora: LoRA = LoRA()
+    lora: LoRA = Field(default_factory=lambda: LoRA.model_validate({}))
     start_adapter: str | None = Field(None, description="folder or Hub id of a LoRA adapter to start from")
 
-    template: Literal["auto", "alpaca", "compact"] = Field("auto", description="auto: the LLM folder's own, else alpaca")
+    template: Literal["auto", "alpaca", "compact"] = Field(
+        "auto", description="auto: the LLM folder's own, else alpaca"
+    )
     item_noun: str | None = Field(
-        None, description="what the Alpaca instruction calls an item; else the data set's meta['item_noun'], else 'item'"
+        None,
+        description="what the Alpaca instruction calls an item; else the data set's meta['item_noun'], else 'item'",
     )
     max_history: int = Field(20, ge=0, description="titles; older ones are dropped")
     cutoff: int = Field(512, ge=8, description="tokens of prompt and answer together")

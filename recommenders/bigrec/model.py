@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import math
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,9 +129,7 @@ def adapter_digest(folder: str | Path) -> str | None:
 
 def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     """A copy of the adapter's parameters on the CPU, by name."""
-    return {
-        name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters() if "lora_" in name
-    }
+    return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters() if "lora_" in name}
 
 
 def restore_adapter(model: Any, state: dict[str, torch.Tensor]) -> None:
@@ -174,7 +173,7 @@ def sample_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per sample, from the logits of the last columns [b, c, vocabulary] and all labels [b, t]: loss sums and counts."""
+    """Loss sums and counts per sample, from the logits of the last columns [b, c, vocabulary] and all labels [b, t]."""
     targets = labels[:, 1:][:, -(logits.shape[1] - 1) :]
     scores = logits[:, -targets.shape[1] - 1 : -1].float()
     losses = functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
@@ -221,10 +220,26 @@ def embed_texts(model: Any, tokenizer: Any, texts: list[str], batch_tokens: int,
                 tokens[at, : lengths[row]] = torch.tensor(ids[row])
                 mask[at, : lengths[row]] = 1
             # Padding on the right: a causal model's last real token never sees it.
-            hidden = causal_model(model).base_model(
-                input_ids=tokens.to(runtime.device), attention_mask=mask.to(runtime.device), use_cache=False
-            ).last_hidden_state
+            hidden = (
+                causal_model(model)
+                .base_model(
+                    input_ids=tokens.to(runtime.device), attention_mask=mask.to(runtime.device), use_cache=False
+                )
+                .last_hidden_state
+            )
             last = torch.from_numpy(lengths[rows] - 1).to(hidden.device)
             vectors[rows] = hidden[torch.arange(len(rows), device=hidden.device), last].float().cpu().numpy()
             runtime.report(start, len(order), "embedding titles")
     return vectors[np.fromiter((distinct[text] for text in texts), np.int64, len(texts))]
+
+
+@contextmanager
+def global_generators_kept() -> Iterator[None]:
+    """Trainer, dropout and peft draw from global generators; give them back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002

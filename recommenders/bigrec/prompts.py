@@ -148,8 +148,8 @@ class PromptBuilder:
     """Turns histories and targets into prompts.
 
     Prompts are joined from the tokens of their pieces (template parts and titles), not tokenised as text. So a title
-    is the same tokens wherever it stands, truncation is exact, and no text is tokenised twice. The price: at a joint a
-    tokenizer might have merged characters across it; fine-tuning and generation both use the joined form, so they agree.
+    is the same tokens wherever it stands, truncation is exact, and no text is tokenised twice. The price: a tokenizer
+    might have merged characters across a joint. Fine-tuning and generation both use the joined form, so they agree.
     """
 
     def __init__(
@@ -180,9 +180,7 @@ class PromptBuilder:
             bos = tokenizer.bos_token_id
             head = [bos] if bos is not None and full[:1] == [bos] else []
         end = (
-            tokenizer(template.end, add_special_tokens=False)["input_ids"]
-            if template.end
-            else [tokenizer.eos_token_id]
+            tokenizer(template.end, add_special_tokens=False)["input_ids"] if template.end else [tokenizer.eos_token_id]
         )
         table = [*ids, head, end]
         self._pieces = Sequences.from_flat(
@@ -204,7 +202,7 @@ class PromptBuilder:
             )
 
     def with_answers(self, histories: Sequences, targets: NDArray[np.int32], loss_on: str) -> Prompts:
-        """Prompts followed by their answers (title and end token). ``loss_on``: the tokens counted, "answer" or "all"."""
+        """Prompts with their answers (title and end token). ``loss_on``: the tokens counted, "answer" or "all"."""
         pieces = self._piece_of_item[targets]
         lengths = self._pieces.lengths[pieces] + 1
         answers = np.stack([pieces, np.full(len(pieces), self._end, np.int32)], 1).reshape(-1)

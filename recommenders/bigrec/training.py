@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch.utils.data import Dataset, Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from prunebench.recommenders.base import FitReport, RecommenderError
 from prunebench.recommenders.bigrec.config import BIGRecConfig
@@ -27,6 +25,8 @@ from prunebench.recommenders.bigrec.model import (
 )
 from prunebench.recommenders.bigrec.prompts import Prompts
 from prunebench.recommenders.runtime import Runtime
+
+STATE = "trainer_state.json"
 
 
 class _Positions(Dataset):
@@ -84,13 +84,12 @@ class _AdapterTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._order
 
-    def stop_loss(self) -> float:
-        return mean_token_loss(self.model, self._stop, self._batch_tokens, self.args.device)
-
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics = {"eval_loss": self.stop_loss()}
+        metrics: dict[str, float] = {
+            "eval_loss": mean_token_loss(self.model, self._stop, self._batch_tokens, self.args.device)
+        }
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
@@ -137,18 +136,22 @@ def train(
 
     Candidates are step 0 and every ``eval_every`` optimiser steps; the lowest loss per answer token of ``stop`` wins
     (without stop prompts, the last step). ``folder`` keeps checkpoints; an interrupted run continues from the last.
+    Draws from the global generators (dropout); wrap it in ``global_generators_kept``.
     Raises RecommenderError if training left the adapter as it was, or its loss is not finite.
     """
     initial = adapter_state(model)
     order = EpochOrder(samples.lengths, config.batch, runtime)
     zero = mean_token_loss(model, stop, config.batch_tokens, runtime.device)
     watch = _Watch(config, runtime, initial, zero)
-    with _global_generators_kept():
-        trainer = _trainer(model, samples, stop, order, watch, config, runtime, folder)
-        checkpoint = _last_checkpoint(folder)
+    trainer = _trainer(model, samples, stop, order, watch, config, runtime, folder)
+    checkpoint = _last_checkpoint(folder)
+    state = TrainerState.load_from_json(str(checkpoint / STATE)) if checkpoint else trainer.state
+    if checkpoint and (state.global_step >= config.max_steps or (len(stop) and exhausted(state, config.patience))):
+        load_weights(model, checkpoint)
+    else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.state
     model.eval()
-    state = trainer.state
     losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
     if not all(np.isfinite([zero, *losses])):
         raise RecommenderError(f"the stop loss became {losses[-1:] or zero}: lower lr ({config.lr}) or use fp32")
@@ -236,21 +239,9 @@ def load_weights(model: Any, folder: Path) -> None:
 def _last_checkpoint(folder: Path) -> Path | None:
     """The latest complete checkpoint; the Trainer writes ``trainer_state.json`` after weights and optimiser."""
     found = {}
-    for path in folder.glob("checkpoint-*/trainer_state.json"):
+    for path in folder.glob(f"checkpoint-*/{STATE}"):
         try:
             found[json.loads(path.read_text())["global_step"]] = path.parent
         except ValueError:
             continue
     return found[max(found)] if found else None
-
-
-@contextmanager
-def _global_generators_kept() -> Iterator[None]:
-    """Trainer and dropout draw from global generators; give them back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,9 @@ def make_dropout(rate: float, generator: torch.Generator) -> Dropout:
     return dropout
 
 
-def initial_parameters(n_items: int, d: int, layers: int, max_length: int, generator: torch.Generator) -> dict[str, Tensor]:
+def initial_parameters(
+    n_items: int, d: int, layers: int, max_length: int, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Freshly drawn parameters under the released names; items are 1 … n_items, row 0 is padding.
 
     Embeddings and linear maps N(0, 0.02²), convolutions uniform in ±1/√d as PyTorch initialises them, LayerNorm identity.
@@ -133,3 +136,41 @@ def cross_entropy(hidden: Tensor, items: Tensor, target: Tensor) -> Tensor:
     """-log softmax over all items, per token: hidden [t, d], items [n_items + 1, d] (row 0, padding, is no item), target [t]."""
     logits = hidden @ items[1:].T
     return logits.logsumexp(-1) - logits.gather(-1, (target - 1)[:, None])[:, 0]
+
+
+def summed_cross_entropy(hidden: Tensor, items: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Σ weight · ``cross_entropy``, for training: logits exist for a few hundred tokens at a time, forward and backward."""
+    return _SummedCrossEntropy.apply(hidden, items, target, weight)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Gradients are made in the forward pass, where the logits are at hand, and only scaled in the backward one."""
+
+    CELLS = 2**22
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, items: Tensor, target: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        catalogue = items[1:]
+        by_hidden, by_items = torch.empty_like(hidden), torch.zeros_like(items)
+        loss = hidden.new_zeros(())
+        for part in torch.arange(len(hidden), device=hidden.device).split(
+            max(_SummedCrossEntropy.CELLS // len(items), 1)
+        ):
+            span = slice(int(part[0]), int(part[-1]) + 1)
+            logits = hidden[span] @ catalogue.T
+            logits -= logits.amax(1, keepdim=True)
+            column = (target[span] - 1)[:, None]
+            own = logits.gather(1, column)[:, 0]
+            total = logits.exp_().sum(1)
+            loss += ((total.log() - own) * weight[span]).sum()
+            logits *= (weight[span] / total)[:, None]
+            logits.scatter_add_(1, column, -weight[span, None])
+            by_hidden[span] = logits @ catalogue
+            by_items[1:].addmm_(logits.T, hidden[span])
+        ctx.save_for_backward(by_hidden, by_items)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        by_hidden, by_items = ctx.saved_tensors
+        return by_hidden * upstream[0], by_items * upstream[0], None, None

@@ -4,52 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from prunebench.datasets.schema import Queries, Samples, Sequences
-from prunebench.recommenders.base import Config, FitReport, Float32, RecommenderError
+from prunebench.recommenders.base import FitReport, Float32, RecommenderError
 from prunebench.recommenders.batching import length_batches, padded
 from prunebench.recommenders.derivatives import Vector
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.surrogates import network
+from prunebench.recommenders.surrogates.config import SASRecConfig
 from prunebench.recommenders.surrogates.objective import SASRecObjective
-from prunebench.recommenders.surrogates.training import train
+from prunebench.recommenders.surrogates.training import train, validation_loss
 from prunebench.recommenders.surrogates.windows import Windows
 
 WEIGHTS = "model.safetensors"
-EVALUATION_TOKENS = 8192
+# One key only: safetensors writes several in random order, and the same model should be the same bytes.
+HEADER = "sasrec"
+EVALUATION_TOKENS = 2048
 EVALUATION_TOKENS_CE = 1024
-Scope = Literal["block", "last_layer", "all"]
-
-
-class SASRecConfig(Config):
-    """Defaults are the released surrogate's (FACTS: d = 64, 2 layers, 2 heads, BCE, Adam 1e-3, batch 500, 200 epochs)."""
-
-    d: int = Field(64, ge=1, description="width of embeddings and layers")
-    layers: int = Field(2, ge=1)
-    heads: int = Field(2, ge=1)
-    max_length: int = Field(50, ge=1, description="longest history seen, items")
-    dropout: float = Field(0.5, ge=0, lt=1)
-    loss: Literal["bce", "ce"] = Field("bce", description="one sampled negative per position, or softmax over all items")
-    learning_rate: float = Field(1e-3, gt=0)
-    batch_size: int = Field(500, ge=1, description="samples per step")
-    epochs: int = Field(200, ge=0, description="upper bound")
-    patience: int = Field(10, ge=1, description="epochs without improvement on validation before stopping")
-    stop_on: Literal["loss", "ndcg"] = Field("ndcg", description="validation loss, or NDCG@10 over all items")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> SASRecConfig:
-        if self.d % self.heads:
-            raise ValueError(f"d={self.d} must be a multiple of heads={self.heads}")
-        return self
 
 
 class SASRec:
@@ -73,7 +53,17 @@ class SASRec:
             self.n_items, c.d, c.layers, c.max_length, runtime.torch_rng("sasrec", "initial weights")
         )
         self.load_released(fresh, runtime)
-        self.report = train(self, samples, valid, runtime)
+        known = np.flatnonzero((valid.histories.lengths > 0) & (valid.targets.lengths > 0))
+        if not len(known):
+            raise RecommenderError("early stopping needs validation users with a history and a target: there are none")
+        queries = valid.take(known)
+
+        def validate() -> float:
+            return validation_loss(self.user_vectors(queries.histories, quiet), self.item_vectors(), queries, c, quiet)
+
+        quiet = replace(runtime, report=lambda done, total, what: None)
+        windows = Windows.of(samples.sequences, c.max_length, self.n_items)
+        self.report = train(self.parameters, c, windows, samples.ids, validate, runtime)
         return self.report
 
     def load_released(self, state: Mapping[str, Tensor], runtime: Runtime | None = None) -> None:
@@ -82,7 +72,9 @@ class SASRec:
         shapes = network.initial_parameters(self.n_items, c.d, c.layers, c.max_length, torch.Generator())
         wrong = sorted(set(shapes) ^ set(state)) or [n for n in shapes if shapes[n].shape != state[n].shape]
         if wrong:
-            raise RecommenderError(f"weights do not fit this SASRec at {wrong[:3]}: check its config and number of items")
+            raise RecommenderError(
+                f"weights do not fit this SASRec at {wrong[:3]}: check its config and number of items"
+            )
         device = torch.device("cpu") if runtime is None else runtime.device
         self.parameters = {name: state[name].detach().clone().to(device) for name in shapes}
 
@@ -122,7 +114,9 @@ class SASRec:
         histories = histories.tail(c.max_length)
         result = np.zeros((len(histories), c.d), np.float32)
         known = np.flatnonzero(histories.lengths)
-        for part in runtime.track(length_batches(histories.lengths[known], EVALUATION_TOKENS, EVALUATION_TOKENS), "users"):
+        for part in runtime.track(
+            length_batches(histories.lengths[known], EVALUATION_TOKENS, EVALUATION_TOKENS), "users"
+        ):
             rows = known[part]
             ids = torch.from_numpy(padded(histories, rows, shift=1)).to(runtime.device)
             x = network.embed(p, p["item_embeddings.weight"][ids])
@@ -141,20 +135,19 @@ class SASRec:
     def save(self, folder: Path) -> None:
         """One safetensors file with config and report in its header."""
         folder.mkdir(parents=True, exist_ok=True)
-        report = {**vars(self.report), "valid_losses": list(self.report.valid_losses)}
-        header = {"config": self.config.model_dump_json(), "n_items": str(self.n_items), "report": json.dumps(report)}
+        header = {"config": self.config.model_dump(mode="json"), "n_items": self.n_items, "report": asdict(self.report)}
         tensors = {name: value.cpu().contiguous() for name, value in self._trained().items()}
-        save_file(tensors, folder / WEIGHTS, metadata=header)
+        save_file(tensors, folder / WEIGHTS, metadata={HEADER: json.dumps(header, sort_keys=True)})
 
     @classmethod
     def load(cls, folder: Path, runtime: Runtime) -> SASRec:
         """Raises RecommenderError where ``folder`` holds no SASRec."""
         try:
             with safe_open(folder / WEIGHTS, "pt") as file:
-                header = file.metadata() or {}
+                header = json.loads((file.metadata() or {})[HEADER])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            made = cls(SASRecConfig.model_validate_json(header["config"]), int(header["n_items"]))
-            report = json.loads(header["report"])
+            made = cls(SASRecConfig.model_validate(header["config"]), header["n_items"])
+            report = header["report"]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise RecommenderError(f"{folder / WEIGHTS} is no saved SASRec ({error}): train it again") from error
         made.load_released(state, runtime)

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from prunebench.datasets.schema import Int64, Sequences
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ATTEMPTS = 8
 
 
@@ -45,14 +44,13 @@ class Windows:
         An item of the row's own sequence is hashed again, up to eight times; a row that has nearly everything may keep one.
         """
         rows = self.inputs.rows_of_items()
-        counter = mix(np.asarray(ids, np.uint64)[rows] + mix(np.uint64(seed))) + self.places.astype(np.uint64)
-        drawn = bounded(mix(counter), self.n_items)
+        owner = np.asarray(ids, np.int64)[rows]
+        drawn = hashed_items(owner, self.places, seed, self.n_items)
         pending = np.flatnonzero(self._interacted(rows, drawn))
         for attempt in range(1, _ATTEMPTS):
             if not len(pending):
                 break
-            again = mix(counter[pending] ^ mix(np.full(len(pending), attempt, np.uint64)))
-            drawn[pending] = bounded(mix(again), self.n_items)
+            drawn[pending] = hashed_items(owner[pending], self.places[pending], seed, self.n_items, attempt)
             pending = pending[self._interacted(rows[pending], drawn[pending])]
         return drawn.astype(np.int32)
 
@@ -62,14 +60,17 @@ class Windows:
         return self.keys[np.minimum(found, len(self.keys) - 1)] == key
 
 
-def mix(counter: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    """SplitMix64's output function: a bijective hash of 64-bit counters."""
-    z = np.atleast_1d(np.asarray(counter, np.uint64)) + _GOLDEN
+def hashed_items(ids: Int64, places: Int64, seed: int, n_items: int, attempt: int = 0) -> Int64:
+    """Items 0 … n_items - 1, int64 [t], as if drawn uniformly, but a function of (seed, attempt, id, place) alone."""
+    state = _mix(_mix(np.array([seed], np.uint64)) + np.uint64(attempt))
+    state = _mix(_mix(state + ids.astype(np.uint64)) + places.astype(np.uint64))
+    # Multiply and shift in place of a remainder; its bias is below n_items / 2³².
+    return (((state >> np.uint64(32)) * np.uint64(n_items)) >> np.uint64(32)).astype(np.int64)
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's step: a bijective hash of 64-bit integers."""
+    z = state + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
-
-
-def bounded(bits: NDArray[np.uint64], bound: int) -> Int64:
-    """Hash bits to integers 0 … bound - 1 (multiply and shift; bias below bound / 2³²)."""
-    return (((bits >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)

@@ -1,0 +1,118 @@
+"""Surrogate and influence: our batched paths timed against plain padded, per-sample references, on the same subset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prunebench.datasets.schema import RecDataset, Samples
+from prunebench.methods.influence import InfluenceConfig, conjugate_gradient
+from prunebench.recommenders.base import RecommenderError
+from prunebench.recommenders.batching import length_batches
+from prunebench.recommenders.derivatives import Vector, directional_derivatives, hessian_product, mean_gradient
+from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.surrogates import network
+from prunebench.recommenders.surrogates.config import SASRecConfig
+from prunebench.recommenders.surrogates.sasrec import SASRec
+from prunebench.recommenders.surrogates.training import batch_loss
+from prunebench.recommenders.surrogates.windows import Windows
+
+AGREEMENT = 1e-3
+T = TypeVar("T")
+
+
+def rows(dataset: RecDataset, epoch_samples: int = 4096, gradient_samples: int = 512) -> list[dict[str, Any]]:
+    """Rows ``{name, ours_s, reference_s, ratio}`` on random samples of ``dataset``; ratio is reference over ours.
+
+    Reference: every row padded to the window of 50, autograd through the whole network, one sample at a time where
+    derivatives per sample are wanted. Both sides' numbers are compared: RecommenderError where they disagree.
+    """
+    runtime = Runtime()
+    drawn = runtime.rng("perf").permutation(dataset.samples().ids)
+    model = SASRec(SASRecConfig(epochs=0), dataset.n_items)
+    model.fit(dataset.samples().take(drawn[:2]), dataset.queries("valid"), runtime)
+    epoch, gradients = dataset.samples().take(drawn[:epoch_samples]), dataset.samples().take(drawn[:gradient_samples])
+    return [_training_epoch(model, epoch, runtime), *_influence(model, gradients, runtime)]
+
+
+def _training_epoch(model: SASRec, samples: Samples, runtime: Runtime) -> dict[str, Any]:
+    config = model.config
+    windows = Windows.of(samples.sequences, config.max_length, model.n_items)
+    negatives = windows.negatives(samples.ids, runtime.derive("perf negatives"))
+
+    def epoch(width: int | None, order: list[NDArray[np.int64]]) -> float:
+        leaves = {name: value.clone().requires_grad_() for name, value in model.parameters.items()}
+        optimiser = torch.optim.Adam(leaves.values(), lr=config.learning_rate, fused=width is None)
+        dropout = network.make_dropout(config.dropout, runtime.torch_rng("perf dropout"))
+        first = float(batch_loss(leaves, config, windows, negatives, order[0], width=width).detach())
+        for part in order:
+            optimiser.zero_grad()
+            batch_loss(leaves, config, windows, negatives, part, dropout, width).backward()
+            optimiser.step()
+        return first
+
+    by_length = length_batches(windows.inputs.lengths, config.batch_size, rng=runtime.rng("perf order"))
+    ours = _timed(lambda: epoch(None, by_length))
+    reference = _timed(lambda: epoch(config.max_length, by_length))
+    return _row(f"SASRec epoch, {len(samples)} samples, against padding to {config.max_length}", ours, reference)
+
+
+def _influence(model: SASRec, samples: Samples, runtime: Runtime) -> list[dict[str, Any]]:
+    (name,) = model.scope("block")
+    windows = Windows.of(samples.sequences, model.config.max_length, model.n_items)
+    negatives = windows.negatives(samples.ids, runtime.derive("sasrec", "negatives"))
+    weight = model.parameters[name].clone().requires_grad_()
+    parameters = {**model.parameters, name: weight}
+
+    def loss(position: int) -> torch.Tensor:
+        one = np.array([position])
+        return batch_loss(parameters, model.config, windows, negatives, one, width=model.config.max_length)
+
+    def products(direction: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(weight)
+        for position in range(len(samples)):
+            (slope,) = torch.autograd.grad(loss(position), weight, create_graph=True)
+            total += torch.autograd.grad(slope, weight, direction)[0]
+        return total / len(samples)
+
+    def slopes(direction: torch.Tensor) -> NDArray[np.float32]:
+        gradients = (torch.autograd.grad(loss(position), weight)[0] for position in range(len(samples)))
+        return np.array([float((gradient * direction).sum()) for gradient in gradients], np.float32)
+
+    objective = model.objective(samples, "block", runtime)
+    v: Vector = mean_gradient(objective, runtime).vector
+    h = conjugate_gradient(objective, v, InfluenceConfig(), runtime).vector
+    # PyTorch sets forward mode up on its first use in a process, once for all: a second or so that is no sample's.
+    directional_derivatives(objective, h, runtime)
+    label = f"{len(samples)} samples, against one at a time"
+    return [
+        _row(
+            f"Hessian-vector product, {label}",
+            _timed(lambda: hessian_product(objective, h)[name].numpy()),
+            _timed(lambda: products(h[name]).numpy()),
+        ),
+        _row(
+            f"influence scores, {label}",
+            _timed(lambda: directional_derivatives(objective, h, runtime)),
+            _timed(lambda: slopes(h[name])),
+        ),
+    ]
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def _row(name: str, ours: tuple[float, Any], reference: tuple[float, Any]) -> dict[str, Any]:
+    """Raises RecommenderError where the two results differ by more than a thousandth of the largest."""
+    here, there = np.asarray(ours[1]), np.asarray(reference[1])
+    if np.abs(here - there).max() > AGREEMENT * np.abs(there).max():
+        raise RecommenderError(f"{name}: our result disagrees with the plain reference, so the times mean nothing")
+    return {"name": name, "ours_s": ours[0], "reference_s": reference[0], "ratio": reference[0] / ours[0]}
