@@ -64,6 +64,12 @@ WHAT = options(
         help="Base LLM: `catalogue` (pre-trained here on item text), a Hub id, or a local folder.  [default: catalogue]",
     ),
     click.option(
+        "--preset",
+        default=None,
+        metavar="NAME",
+        help="Named settings of the backbone; bigrec has llama-7b, the paper's (8-bit, LoRA, Alpaca template).",
+    ),
+    click.option(
         "--set",
         "settings",
         multiple=True,

@@ -24,7 +24,6 @@ from prunebench.leaderboard.record import Record
 from prunebench.leaderboard.tables import leaderboard_markdown
 
 FILE_OPTIONS = ("method", "backbone", "surrogate", "dataset")
-FILE_KEYS = {"name", "budget", "seed", "seeds", "split", "llm", "run"}
 DEMO = (("dealrec", None), ("random", None), ("random", "0"))
 DEMO_REFERENCES = ("popular", "content_knn")
 
@@ -71,7 +70,7 @@ def _choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[Choices, dict
     named = file.get("run", {})
     if not isinstance(named, dict):
         raise ConfigError("the configuration file's 'run' must be a table, e.g. [run] with method = \"dealrec\"")
-    allowed = {*FILE_OPTIONS, "budget", "split", "llm"}
+    allowed = {*FILE_OPTIONS, "budget", "split", "llm", "preset"}
     unknown = sorted({*named} - allowed) + sorted({*file} - {"run", "method", "backbone", "surrogate", "llm"})
     if unknown:
         raise ConfigError(

@@ -64,6 +64,7 @@ class Choices:
     dataset: str = "mini"
     budget: str | None = None
     split: Literal["valid", "test"] = "test"
+    preset: str | None = None
     overrides: Mapping[str, Mapping[str, Any]] | None = None
 
 

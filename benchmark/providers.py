@@ -61,11 +61,11 @@ class TitleVectorsSignal:
         return {"titles": titles_digest(context.dataset.titles)}
 
     def build(self, config: EncoderConfig, context: Context, work: Workspace) -> None:
-        vectors = SentenceEncoder(config, context.runtime).encode(context.dataset.titles)
+        vectors = SentenceEncoder(config, context.runtime.device).encode(context.dataset.titles, context.runtime)
         np.save(work.folder / "vectors.npy", vectors)
 
     def load(self, config: EncoderConfig, context: Context, artefact: Artefact) -> TitleVectors:
-        return TitleVectors(np.load(artefact.folder / "vectors.npy"), SentenceEncoder(config, context.runtime))
+        return TitleVectors(np.load(artefact.folder / "vectors.npy"), SentenceEncoder(config, context.runtime.device))
 
 
 class LLMSignal:

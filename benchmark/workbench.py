@@ -106,6 +106,8 @@ class Workbench:
                     f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line"
                 )
             known = {key: value for key, value in preset.get(name, {}).items() if key in fields[name]}
+            if name == "backbone" and choices.preset is not None:
+                known = self._named(choices)
             sections[name] = {**known, **in_file, **(choices.overrides or {}).get(name, {}), **asked.get(name, {})}
         labels = {
             "method": f"method {choices.method}",
@@ -150,6 +152,17 @@ class Workbench:
             "llm": plain["llm"],
         }
         return run, dataset, defaults
+
+    def _named(self, choices: Choices) -> dict[str, Any]:
+        """The backbone's preset of that name; it replaces what is kept for the data set, which suits another LLM."""
+        if choices.preset is None:
+            return {}
+        offered = getattr(self.registry.resolve("backbones", choices.backbone), "PRESETS", {})
+        if choices.preset not in offered:
+            raise ConfigError(
+                f"backbone {choices.backbone} has no preset {choices.preset!r}; it has {', '.join(offered) or 'none'}"
+            )
+        return dict(offered[choices.preset])
 
     def _budget(self, choices: Choices, file: Mapping[str, Any], preset: Mapping[str, Any], samples: int) -> int:
         asked = choices.budget if choices.budget is not None else file.get("budget")

@@ -51,3 +51,26 @@ class PruningMethod(Protocol):
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """Exactly ``budget`` sample ids, the same for the same seed whatever the order of ``samples``."""
         ...
+
+
+class Method:
+    """Base with the defaults of a method that needs no evidence; a selection is all that is left to write.
+
+    A subclass with evidence overrides ``requests`` and ``prepare``; one with knobs brings its own ``Config``.
+    """
+
+    Config: ClassVar[type[Any]] = Config
+    version: ClassVar[int] = 1
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def requests(self) -> dict[str, Request]:
+        return {}
+
+    def evidence_key(self) -> dict[str, Any]:
+        """Nothing without evidence; override it with the knobs ``prepare`` reads."""
+        return {} if type(self).prepare is Method.prepare else self.config.model_dump(mode="json")
+
+    def prepare(self, samples: Samples, signals: Mapping[str, Any], runtime: Runtime) -> Evidence:
+        return {}

@@ -11,13 +11,13 @@ from pydantic import ConfigDict, Field, model_validator
 
 from prunebench.datasets.schema import Samples
 from prunebench.methods import selection
-from prunebench.methods.base import Evidence, MethodError, Selection
+from prunebench.methods.base import Evidence, Method, MethodError, Selection
 from prunebench.methods.influence import InfluenceConfig
 from prunebench.recommenders.base import Request
 from prunebench.recommenders.runtime import Runtime
 
 
-class DEALRec:
+class DEALRec(Method):
     """Data-efficient fine-tuning for LLM-based recommendation (Lin et al., SIGIR 2024, arXiv 2401.17197).
 
     A sample's score is minmax(influence) + λ · minmax(effort). Influence (Eq. 11) is how much the loss of a surrogate
@@ -69,11 +69,6 @@ class DEALRec:
                 raise ValueError("effort_candidates needs use_influence and use_effort")
             return self
 
-    version = 1
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
     def requests(self) -> dict[str, Request]:
         """``influence`` float32 [n]; ``effort`` float32 [n], NaN for samples outside ``effort_candidates``."""
         config = self.config
@@ -88,6 +83,7 @@ class DEALRec:
         return wanted
 
     def evidence_key(self) -> dict[str, Any]:
+        """Nothing beyond the requests: λ, K, hard pruning and the draw belong to the selection."""
         return {}
 
     def prepare(self, samples: Samples, signals: Mapping[str, Any], runtime: Runtime) -> Evidence:

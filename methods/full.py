@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from prunebench.datasets.schema import Samples
-from prunebench.methods.base import Evidence, MethodError, Selection
-from prunebench.recommenders import base
-from prunebench.recommenders.base import Request
+from prunebench.methods.base import Evidence, Method, MethodError, Selection
 from prunebench.recommenders.runtime import Runtime
 
 
-class Full:
+class Full(Method):
     """Keeps every sample, so it knows one budget only: all of them."""
-
-    class Config(base.Config):
-        """Full selection has no knobs."""
-
-    version = 1
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def requests(self) -> dict[str, Request]:
-        return {}
-
-    def evidence_key(self) -> dict[str, Any]:
-        return {}
-
-    def prepare(self, samples: Samples, signals: Mapping[str, Any], runtime: Runtime) -> Evidence:
-        return {}
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """All ids. Raises MethodError where ``budget`` is not the number of samples."""

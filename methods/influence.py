@@ -28,15 +28,15 @@ class InfluenceConfig(Config):
     """Settings of Eq. 11. ``damping`` δ and ``scale`` σ are LiSSA's; both solvers solve (H + δσI) x = v."""
 
     solver: Literal["cg", "lissa"] = Field(
-        "cg", description="conjugate gradient over all the data, or Alg. 1's recursion"
+        default="cg", description="conjugate gradient over all the data, or Alg. 1's recursion"
     )
-    scope: Literal["block", "last_layer", "all"] = Field("block", description="surrogate parameters that count")
-    damping: float = Field(0.01, gt=0, lt=1, description="δ")
-    scale: float = Field(25.0, gt=0, description="σ")
-    steps: int = Field(5000, ge=1, description="lissa: steps of the recursion")
-    batch_size: int = Field(1, ge=1, description="lissa: samples per step")
-    iterations: int = Field(200, ge=1, description="cg: upper bound")
-    tolerance: float = Field(1e-4, gt=0, description="cg: residual norm relative to v's at which it stops")
+    scope: Literal["block", "last_layer", "all"] = Field(default="block", description="surrogate parameters that count")
+    damping: float = Field(default=0.01, gt=0, lt=1, description="δ")
+    scale: float = Field(default=25.0, gt=0, description="σ")
+    steps: int = Field(default=5000, ge=1, description="lissa: steps of the recursion")
+    batch_size: int = Field(default=1, ge=1, description="lissa: samples per step")
+    iterations: int = Field(default=200, ge=1, description="cg: upper bound")
+    tolerance: float = Field(default=1e-4, gt=0, description="cg: residual norm relative to v's at which it stops")
 
 
 @dataclass(frozen=True, eq=False)

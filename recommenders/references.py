@@ -32,7 +32,9 @@ CELLS = 2**24  # scores held at once: 64 MiB
 class PopularConfig(Config):
     """``count``: the splits whose interactions are counted. Validation is closer to the test in time, and stronger."""
 
-    count: Literal["train", "train+valid"] = Field("train+valid", description="splits whose interactions are counted")
+    count: Literal["train", "train+valid"] = Field(
+        default="train+valid", description="splits whose interactions are counted"
+    )
 
 
 class Popular:
@@ -94,7 +96,7 @@ class FittedPopular:
 class ContentKNNConfig(Config):
     """``last``: how many of the latest history items count; all by default."""
 
-    last: int | None = Field(None, ge=1, description="latest history items that count; all by default")
+    last: int | None = Field(default=None, ge=1, description="latest history items that count; all by default")
 
 
 class ContentKNN:
@@ -154,7 +156,9 @@ class FittedContentKNN:
 class SASRecBackboneConfig(SASRecConfig):
     """SASRec as a recommender in its own right: softmax over all items, which is far stronger than one negative."""
 
-    loss: Literal["bce", "ce"] = Field("ce", description="softmax over all items, or one sampled negative per position")
+    loss: Literal["bce", "ce"] = Field(
+        default="ce", description="softmax over all items, or one sampled negative per position"
+    )
 
 
 class SASRecBackbone:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,7 +28,7 @@ def test_every_row_once_and_bounds_kept(lengths: list[int], rows: int, tokens: i
         assert 1 <= len(batch) <= rows
         assert tokens is None or len(batch) == 1 or array[batch].max() * len(batch) <= tokens
     ranges = sorted((array[batch].min(), array[batch].max()) for batch in batches)
-    assert all(high <= low for (_, high), (low, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(high <= low for (_, high), (low, _) in pairwise(ranges))
 
 
 def test_random_batches_are_reproducible_and_mixed() -> None:

@@ -151,6 +151,15 @@ def test_never_worse_than_zero_shot_on_the_stop_loss(llm: Path, tmp_path: Path, 
     assert same(adapter_state(spoiled.model), adapter_state(started(made)))
 
 
+def test_the_best_step_is_restored(llm: Path, tmp_path: Path, monkeypatch) -> None:
+    early = fit(backbone(llm, max_steps=8), tmp_path / "early")
+    losses = iter([9.0, 8.0, 7.0, 7.5, 7.4, 7.3, 0.0])
+    monkeypatch.setattr(training, "mean_token_loss", lambda *_: next(losses))
+    late = fit(backbone(llm, max_steps=40, patience=3), tmp_path / "late")
+    assert (late.report.best_step, late.report.steps) == (8, 20)
+    assert same(adapter_state(late.model), adapter_state(early.model))
+
+
 def test_without_samples_the_adapter_is_untouched(llm: Path, tmp_path: Path) -> None:
     made = backbone(llm)
     samples = DATASET.samples()
@@ -356,7 +365,7 @@ def test_text_vectors_are_the_base_models_last_state(llm: Path) -> None:
     vectors = embed_texts(model, made.tokenizer, texts, 6, RUNTIME)
     base = made.base(RUNTIME)
     for text, vector in zip(texts, vectors, strict=True):
-        ids = made.tokenizer(text or "<s>", return_tensors="pt")["input_ids"]
+        ids = made.tokenizer(f"<s> {text}", return_tensors="pt")["input_ids"]
         hidden = base(ids, output_hidden_states=True).hidden_states[-1][0, -1].detach().numpy()
         np.testing.assert_allclose(vector, hidden, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(vectors[0], vectors[3])

@@ -19,7 +19,7 @@ from prunebench.recommenders.bigrec.catalogue import (
     pretrain,
     train_tokenizer,
 )
-from prunebench.recommenders.bigrec.documents import Documents, WalkConfig, neighbour_graph
+from prunebench.recommenders.bigrec.documents import Documents, WalkConfig
 from prunebench.recommenders.bigrec.prompts import PROMPT_FILE, choose_template
 from prunebench.recommenders.runtime import Cancelled, Runtime
 
@@ -165,30 +165,37 @@ def test_the_budget_is_kept_and_the_rate_warms_up_and_falls() -> None:
     assert rates[-1] == pytest.approx(config.lr / 20, rel=0.1)
 
 
-def test_neighbours_are_the_nearest_others() -> None:
-    vectors = unit_vectors(50)
-    vectors[7] = vectors[21] = vectors[33]
-    graph = neighbour_graph(vectors, 9)
-    likeness = vectors @ vectors.T
-    np.fill_diagonal(likeness, -np.inf)
-    assert graph.shape == (50, 9)
-    assert all(row not in graph[row] for row in range(50))
-    found = np.take_along_axis(likeness, graph, axis=1)
-    np.testing.assert_allclose(found, -np.sort(-likeness, axis=1)[:, :9], atol=1e-6)
+def nearest_free(centre: np.ndarray, vectors: np.ndarray, taken: list[int]) -> list[int]:
+    """Rows by falling inner product with ``centre``, without those taken: the obvious reference."""
+    return [row for row in np.argsort(-(vectors @ centre), kind="stable").tolist() if row not in taken]
 
 
-def test_walks_follow_the_graph_from_any_earlier_title_and_never_repeat() -> None:
-    vectors = unit_vectors(200)
-    config = WalkConfig(neighbours=8, jump=0.0, longest=5, recency=0.6)
-    documents = Documents(Sequences.from_rows([[3]] * 200), vectors, 0, 1, config)
-    walks = documents.walks(4000, np.random.default_rng(0))
-    graph = neighbour_graph(vectors, 8)
-    followed = [any(walk[step] in graph[earlier] for earlier in walk[:step]) for walk in walks for step in range(1, 5)]
-    assert np.mean(followed) > 0.97, "but for the rare walk with nowhere new to go"
-    assert all(len(set(walk)) == 5 for walk in walks.tolist())
-    ranks = np.array([np.flatnonzero(graph[a] == b)[0] for a, b in walks[:, :2]])
-    expected = np.arange(1, 9) ** -1.0
-    np.testing.assert_allclose(np.bincount(ranks, minlength=8) / 4000, expected / expected.sum(), atol=0.03)
+@pytest.mark.parametrize("gather", [0.0, 1.0])
+def test_walks_go_to_free_neighbours_of_a_title_or_of_the_mean(gather: float) -> None:
+    vectors = unit_vectors(80)
+    config = WalkConfig(neighbours=8, jump=0.0, gather=gather, recency=1.0, window=3, longest=6, rank_power=1.0)
+    walks = Documents(Sequences.from_rows([[3]] * 80), vectors, 0, 1, config).walks(600, np.random.default_rng(0))
+    ranks = []
+    for walk in walks.tolist():
+        assert len(set(walk)) == 6
+        for step in range(1, 6):
+            before = walk[:step]
+            centre = vectors[before[-3:] if gather else before[-1:]].mean(axis=0)
+            ranks.append(nearest_free(centre, vectors, before).index(walk[step]))
+    share = np.bincount(ranks, minlength=8) / len(ranks)
+    weights = 1 / np.arange(1.0, 9)
+    np.testing.assert_allclose(share, weights / weights.sum(), atol=0.03)
+
+
+def test_jumps_go_anywhere_and_few_titles_are_enough_for_a_walk() -> None:
+    vectors = unit_vectors(80)
+    rows = Sequences.from_rows([[3]] * 80)
+    jumping = WalkConfig(gather=0.0, jump=1.0, longest=2)
+    walks = Documents(rows, vectors, 0, 1, jumping).walks(20_000, np.random.default_rng(0))
+    counts = np.bincount(walks[:, 1], minlength=80)
+    assert abs(counts - 250).max() < 5 * 250**0.5
+    three = Documents(Sequences.from_rows([[3]] * 3), vectors[:3], 0, 1, WalkConfig(jump=0.0))
+    assert all(sorted(walk) == [0, 1, 2] for walk in three.walks(50, np.random.default_rng(0)).tolist())
 
 
 def test_a_stream_is_whole_documents_end_to_end() -> None:

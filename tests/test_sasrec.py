@@ -102,11 +102,14 @@ def _hidden(model: SASRec, prefix: np.ndarray, shift: int) -> torch.Tensor:
     p, c = model.parameters, model.config
     length = len(prefix)
     position = p["position_embeddings.weight"][c.max_length - length - shift : c.max_length - shift]
-    x = network.normalised(p, "LayerNorm", p["item_embeddings.weight"][torch.from_numpy(prefix.astype(np.int64)) + 1] + position)
+    x = network.normalised(
+        p, "LayerNorm", p["item_embeddings.weight"][torch.from_numpy(prefix.astype(np.int64)) + 1] + position
+    )
     for number in range(c.layers):
         layer = network.layer_name(number)
         query, key, value = (
-            F.linear(x, p[f"{layer}.attention.{n}.weight"], p[f"{layer}.attention.{n}.bias"]) for n in ("query", "key", "value")
+            F.linear(x, p[f"{layer}.attention.{n}.weight"], p[f"{layer}.attention.{n}.bias"])
+            for n in ("query", "key", "value")
         )
         width = c.d // c.heads
         parts = []
@@ -122,7 +125,9 @@ def _hidden(model: SASRec, prefix: np.ndarray, shift: int) -> torch.Tensor:
 def test_padding_and_batch_composition_change_nothing() -> None:
     model, samples, queries = trained()
     together = model.user_vectors(queries.histories, Runtime())
-    alone = np.concatenate([model.user_vectors(queries.histories.take([row]), Runtime()) for row in range(len(queries))])
+    alone = np.concatenate(
+        [model.user_vectors(queries.histories.take([row]), Runtime()) for row in range(len(queries))]
+    )
     assert np.allclose(together, alone, rtol=1e-4, atol=1e-6)
     windows = Windows.of(samples.sequences, 6, N_ITEMS)
     negatives = windows.negatives(samples.ids, 0)

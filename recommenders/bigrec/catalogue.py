@@ -44,7 +44,7 @@ class CatalogueConfig(Config):
     walk: WalkConfig = WalkConfig()
     sequence: int = Field(128, ge=8, description="tokens per packed row")
     batch: int = Field(16, ge=1, description="rows per optimiser step")
-    lr: float = Field(2e-3, gt=0, description="peak; linear warm-up, then cosine to a twentieth")
+    lr: float = Field(4e-3, gt=0, description="peak; linear warm-up, then cosine to a twentieth")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps")
     weight_decay: float = Field(0.1, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor has it")
@@ -151,8 +151,8 @@ def _train(
     model: LlamaForCausalLM, documents: Documents, config: CatalogueConfig, runtime: Runtime, checkpoint: Path
 ) -> list[float]:
     """Train in place; the mean loss of every step in nats per token."""
-    optimizer = _optimizer(model, config)
-    losses: list[float] = _resume(checkpoint, model, optimizer, config, runtime)
+    optimizers = _optimizers(model, config)
+    losses = _resume(checkpoint, model, optimizers, config, runtime)
     per_step = config.batch * config.sequence
     text = torch.empty(0)
     model.train()
@@ -164,31 +164,38 @@ def _train(
             drawn = documents.stream(_FEED * per_step + 1, runtime.rng("catalogue text", feed))
             text = torch.from_numpy(drawn.astype(np.int64)).to(runtime.device)
         window = text[place * per_step : (place + 1) * per_step + 1]
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step)
         with _precision(config.precision, runtime.device):
             hidden = model.model(input_ids=window[:-1].view(config.batch, -1), use_cache=False).last_hidden_state
             loss = TiedCrossEntropy.apply(hidden.flatten(0, 1), model.lm_head.weight, window[1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         losses.append(loss.item())
         runtime.report(step + 1, config.steps, "pre-training the catalogue LLM")
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-            _save(checkpoint, model, optimizer, losses, config, runtime)
+            _save(checkpoint, model, optimizers, losses, config, runtime)
     model.eval()
     return losses
 
 
-def _optimizer(model: LlamaForCausalLM, config: CatalogueConfig) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+def _optimizers(model: LlamaForCausalLM, config: CatalogueConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the token table and the norms' scales."""
+    table = model.get_input_embeddings().weight
+    inside = [parameter for parameter in model.parameters() if parameter.ndim >= 2 and parameter is not table]
     scales = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": [table], "weight_decay": config.weight_decay},
         {"params": scales, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    return [
+        torch.optim.Muon(inside, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True),
+    ]
 
 
 class TiedCrossEntropy(torch.autograd.Function):
@@ -247,7 +254,7 @@ def _fingerprint(config: CatalogueConfig, runtime: Runtime) -> str:
 def _save(
     path: Path,
     model: LlamaForCausalLM,
-    optimizer: torch.optim.AdamW,
+    optimizers: list[torch.optim.Optimizer],
     losses: list[float],
     config: CatalogueConfig,
     runtime: Runtime,
@@ -255,13 +262,17 @@ def _save(
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     state = {"of": _fingerprint(config, runtime), "losses": losses, "model": model.state_dict()}
-    torch.save({**state, "optimizer": optimizer.state_dict()}, fresh)
+    torch.save({**state, "optimizers": [optimizer.state_dict() for optimizer in optimizers]}, fresh)
     os.replace(fresh, path)
     runtime.saved()
 
 
 def _resume(
-    path: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, config: CatalogueConfig, runtime: Runtime
+    path: Path,
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    config: CatalogueConfig,
+    runtime: Runtime,
 ) -> list[float]:
     """Losses of the steps already done, their weights loaded; empty where there is no checkpoint of this very run."""
     if not path.is_file():
@@ -270,5 +281,6 @@ def _resume(
     if state["of"] != _fingerprint(config, runtime):
         return []
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     return list(state["losses"])

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import Config, Float32
 
 _ROUND = 1024  # documents drawn together; part of what a seed means
-_REDRAWS = 3
 
 
 class WalkConfig(Config):
-    """How a document wanders through the content graph. Nothing here knows of users, popularity or item numbers.
+    """How a document wanders among the titles. Nothing here knows of users, popularity or item numbers.
 
-    ``shortest``, ``longest``: titles per document, uniform between them. ``neighbours``: out-degree of the graph; rank r
-    is followed with probability ∝ r^-``rank_power``. The next title is a neighbour of an earlier one, whose distance back
-    is geometric with parameter ``recency``; with probability ``jump`` it is any title instead.
+    ``shortest``, ``longest``: titles per document, uniform between them. The next title is, with probability ``gather``,
+    one near the mean of the last ``window`` titles; with probability ``jump`` any title; else one near a single earlier
+    title, whose distance back is geometric with parameter ``recency``. "Near" is one of the ``neighbours`` nearest titles
+    that the document does not hold yet, rank r with probability ∝ r^-``rank_power``.
     """
 
-    shortest: int = 2
-    longest: int = 12
-    neighbours: int = 32
-    rank_power: float = 1.0
-    recency: float = 0.5
-    jump: float = 0.05
+    shortest: int = Field(2, ge=1)
+    longest: int = Field(12, ge=1)
+    gather: float = Field(0.5, ge=0, le=1)
+    jump: float = Field(0.25, ge=0, le=1)
+    window: int = Field(10, ge=1)
+    recency: float = Field(0.5, gt=0, le=1)
+    neighbours: int = Field(32, ge=1)
+    rank_power: float = Field(1.3, ge=0)
+
+    def model_post_init(self, context: Any) -> None:
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest ({self.shortest}) is above longest ({self.longest})")
+        if self.gather + self.jump > 1:
+            raise ValueError(f"gather ({self.gather}) and jump ({self.jump}) are more than 1 together")
 
 
 class Documents:
@@ -35,8 +46,10 @@ class Documents:
     def __init__(self, tokens: Sequences, vectors: Float32, bos: int, eos: int, config: WalkConfig) -> None:
         """``tokens``: n rows of token ids; ``vectors`` float32 [n, d] of unit length, aligned with them."""
         self._config = config
-        self._graph = neighbour_graph(vectors, config.neighbours)
-        weights = np.arange(1, self._graph.shape[1] + 1, dtype=np.float64) ** -config.rank_power
+        self._vectors = np.ascontiguousarray(vectors, np.float32)
+        self._index = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(self._vectors)
+        weights = np.arange(1, config.neighbours + 1, dtype=np.float64) ** -config.rank_power
         self._cumulative = np.cumsum(weights / weights.sum())
         # Piece r is title r with its end, piece n the start of a document: a stream is pieces laid end to end.
         ends = Sequences.from_rows([[eos]] * len(tokens))
@@ -55,42 +68,35 @@ class Documents:
     def _round(self, rng: np.random.Generator) -> NDArray[np.int64]:
         walks = self.walks(_ROUND, rng)
         lengths = rng.integers(self._config.shortest, self._config.longest + 1, _ROUND)
-        starts = np.full((_ROUND, 1), len(self._graph))
+        starts = np.full((_ROUND, 1), len(self._vectors))
         kept = np.arange(walks.shape[1] + 1) <= lengths[:, None]
         return np.concatenate([starts, walks], axis=1)[kept]
 
     def walks(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Title rows of ``count`` walks of the longest kind, int64 [count, longest]. A title seldom repeats in one."""
-        config, n = self._config, len(self._graph)
-        walks = np.empty((count, config.longest), np.int64)
+        """Title rows of ``count`` walks, int64 [count, min(longest, n)]. Only a jump can come to a title twice."""
+        config, n = self._config, len(self._vectors)
+        walks = np.empty((count, min(config.longest, n)), np.int64)
         walks[:, 0] = rng.integers(n, size=count)
-        for step in range(1, config.longest):
-            open_ = np.arange(count)
-            for _ in range(_REDRAWS):
-                back = np.minimum(rng.geometric(config.recency, len(open_)), step)
-                ranks = np.searchsorted(self._cumulative, rng.random(len(open_)))
-                following = self._graph[walks[open_, step - back], np.minimum(ranks, self._graph.shape[1] - 1)]
-                jumps = rng.random(len(open_)) < config.jump
-                walks[open_, step] = np.where(jumps, rng.integers(n, size=len(open_)), following)
-                open_ = open_[(walks[open_, :step] == walks[open_, step, None]).any(axis=1)]
-                if not len(open_):
-                    break
-            else:
-                walks[open_, step] = rng.integers(n, size=len(open_))
+        for step in range(1, walks.shape[1]):
+            back = np.minimum(rng.geometric(config.recency, count), step)
+            centre = self._vectors[walks[np.arange(count), step - back]]
+            kind = rng.random(count)
+            gather = kind < config.gather
+            centre[gather] = self._vectors[walks[gather, max(0, step - config.window) : step]].mean(axis=1)
+            near = self._near(centre, walks[:, :step], rng.random(count))
+            jump = kind >= 1 - config.jump
+            walks[:, step] = np.where(jump, rng.integers(n, size=count), near)
         return walks
 
-
-def neighbour_graph(vectors: Float32, neighbours: int) -> NDArray[np.int64]:
-    """Nearest other rows by inner product, nearest first, int64 [n, min(neighbours, n - 1)]."""
-    n = len(vectors)
-    width = min(neighbours, n - 1)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors, np.float32))
-    found = index.search(np.ascontiguousarray(vectors, np.float32), width + 1)[1]
-    # A row is its own nearest unless another has equal vectors, and then it may not be found at all.
-    other = found != np.arange(n)[:, None]
-    other[other.all(axis=1), -1] = False
-    return found[other].reshape(n, width)
+    def _near(self, centre: Float32, taken: NDArray[np.int64], draw: NDArray[np.float64]) -> NDArray[np.int64]:
+        """A title near each row of ``centre`` [m, d] that is not in its row of ``taken`` [m, t], int64 [m]."""
+        width = min(self._config.neighbours + taken.shape[1], len(self._vectors))
+        found = self._index.search(centre, width)[1]
+        free = ~(found[:, :, None] == taken[:, None, :]).any(axis=2)
+        order = free.cumsum(axis=1)
+        rank = np.searchsorted(self._cumulative[:-1], draw, side="right") + 1
+        chosen = free & (order == np.minimum(rank, order[:, -1])[:, None])
+        return found[np.arange(len(found)), chosen.argmax(axis=1)]
 
 
 def _stack(above: Sequences, below: Sequences) -> Sequences:

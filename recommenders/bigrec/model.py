@@ -197,13 +197,15 @@ def mean_token_loss(model: Any, prompts: Prompts, batch_tokens: int, device: tor
 def embed_texts(model: Any, tokenizer: Any, texts: list[str], batch_tokens: int, runtime: Runtime) -> Float32:
     """Last layer's state at the last token, by the LLM itself (the adapter switched off), float32 [n, d].
 
-    Equal texts get equal rows. An empty text is embedded as the tokenizer's bos or eos token.
+    Equal texts get equal rows. Every text starts with the tokenizer's bos token where it has one, an empty one with eos
+    where it has none.
     """
     distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     if not distinct:
         return np.empty((0, int(model.config.hidden_size)), np.float32)
-    empty = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id]
-    ids = [row or empty for row in tokenizer(list(distinct))["input_ids"]]
+    bos = tokenizer.bos_token_id
+    ids = [row if bos is None or row[:1] == [bos] else [bos, *row] for row in tokenizer(list(distinct))["input_ids"]]
+    ids = [row or [tokenizer.eos_token_id] for row in ids]
     lengths = np.array([len(row) for row in ids])
     order = np.argsort(-lengths, kind="stable")
     vectors = np.empty((len(ids), int(model.config.hidden_size)), np.float32)

@@ -12,20 +12,23 @@ from prunebench.recommenders.base import Config
 class SASRecConfig(Config):
     """Released: d = 64, 2 layers, 2 heads, window 50, BCE with one sampled negative, Adam 1e-3, batch 500, 200 epochs."""
 
-    d: int = Field(64, ge=1, description="width of embeddings and layers")
-    layers: int = Field(2, ge=1, description="self-attention layers")
-    heads: int = Field(2, ge=1, description="attention heads; they divide d")
-    max_length: int = Field(50, ge=1, description="longest history seen, items")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of values dropped in training, to the nearest 1/256")
-    loss: Literal["bce", "ce"] = Field(
-        "bce", description="one sampled negative per position, or softmax over all items"
+    d: int = Field(default=64, ge=1, description="width of embeddings and layers")
+    layers: int = Field(default=2, ge=1, description="self-attention layers")
+    heads: int = Field(default=2, ge=1, description="attention heads; they divide d")
+    max_length: int = Field(default=50, ge=1, description="longest history seen, items")
+    dropout: float = Field(
+        default=0.5, ge=0, lt=1, description="share of values dropped in training, to the nearest 1/256"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
-    batch_size: int = Field(500, ge=1, description="samples per step")
-    epochs: int = Field(200, ge=0, description="upper bound; 0 leaves the initial weights")
-    patience: int = Field(5, ge=1, description="epochs without improvement on validation before stopping")
+    loss: Literal["bce", "ce"] = Field(
+        default="bce", description="one sampled negative per position, or softmax over all items"
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam")
+    batch_size: int = Field(default=500, ge=1, description="samples per step")
+    epochs: int = Field(default=200, ge=0, description="upper bound; 0 leaves the initial weights")
+    patience: int = Field(default=5, ge=1, description="epochs without improvement on validation before stopping")
     stop_on: Literal["rank", "ndcg", "loss"] = Field(
-        "rank", description="what validation watches: mean log rank of the targets, NDCG@10, or the training loss"
+        default="rank",
+        description="what validation watches: mean log rank of the targets, NDCG@10, or the training loss",
     )
 
     @model_validator(mode="after")

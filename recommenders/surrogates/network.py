@@ -146,18 +146,19 @@ def summed_cross_entropy(hidden: Tensor, items: Tensor, target: Tensor, weight: 
 class _SummedCrossEntropy(torch.autograd.Function):
     """Gradients are made in the forward pass, where the logits are at hand, and only scaled in the backward one."""
 
-    CELLS = 2**22
+    CELLS = 2**21
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, items: Tensor, target: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, hidden: Tensor, items: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         catalogue = items[1:]
         by_hidden, by_items = torch.empty_like(hidden), torch.zeros_like(items)
         loss = hidden.new_zeros(())
-        for part in torch.arange(len(hidden), device=hidden.device).split(
-            max(_SummedCrossEntropy.CELLS // len(items), 1)
-        ):
-            span = slice(int(part[0]), int(part[-1]) + 1)
-            logits = hidden[span] @ catalogue.T
+        step = max(_SummedCrossEntropy.CELLS // len(items), 1)
+        # One buffer for all chunks: fresh pages for each would cost more than the product itself.
+        buffer = hidden.new_empty(min(step, len(hidden)), len(catalogue))
+        for first in range(0, len(hidden), step):
+            span = slice(first, min(first + step, len(hidden)))
+            logits = torch.mm(hidden[span], catalogue.T, out=buffer[: span.stop - first])
             logits -= logits.amax(1, keepdim=True)
             column = (target[span] - 1)[:, None]
             own = logits.gather(1, column)[:, 0]
