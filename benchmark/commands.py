@@ -21,7 +21,7 @@ from prunebench.benchmark.config import Choices, ConfigError, Seeds, read_file
 from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.benchmark.workbench import Workbench
 from prunebench.leaderboard.record import Record
-from prunebench.leaderboard.tables import leaderboard_markdown
+from prunebench.leaderboard.tables import duration, leaderboard_markdown
 
 FILE_OPTIONS = ("method", "backbone", "surrogate", "dataset")
 DEMO = (("dealrec", None), ("random", None), ("random", "0"))
@@ -199,26 +199,24 @@ def _print_json(out: Any, value: Any) -> None:
     out.write("\n")
 
 
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "mixed hardware"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
 def _table(records: list[Record]) -> Table:
+    """One column per seed: it fits a narrow terminal."""
+    first = records[0]
     table = Table(
-        title=f"{records[0].method} × {records[0].backbone} on {records[0].dataset.name} ({records[0].protocol.split}, {records[0].protocol.users_evaluated:,} users)"
+        title=f"{first.method} × {first.backbone} on {first.dataset.name}, {first.budget:,} samples\n"
+        f"{first.protocol.split} split, {first.protocol.users_evaluated:,} users, history not masked"
     )
-    for name in ("seed", "samples", "R@10", "R@20", "N@10", "N@20", "pruning", "fine-tuning", "inference", "total"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
     for record in records:
-        means, totals = record.metrics["unmasked"], record.totals
-        cells = [means.recall["10"], means.recall["20"], means.ndcg["10"], means.ndcg["20"]]
-        times = [totals.pruning_s, totals.fine_tuning_s, totals.inference_s, totals.total_s]
+        table.add_column(f"seed {record.seeds.selection}", justify="right")
+    means = [record.metrics["unmasked"] for record in records]
+    for letter, name in (("Recall", "recall"), ("NDCG", "ndcg")):
+        for cutoff in ("10", "20"):
+            values = [getattr(mean, name)[cutoff] for mean in means]
+            table.add_row(f"{letter}@{cutoff}", *("–" if value is None else f"{value:.4f}" for value in values))
+    for phase in ("pruning", "fine_tuning", "inference", "total"):
         table.add_row(
-            str(record.seeds.selection),
-            f"{record.budget:,}",
-            *(f"{cell:.4f}" if cell is not None else "–" for cell in cells),
-            *map(_time, times),
+            phase.replace("_", "-"), *(duration(getattr(record.totals, f"{phase}_s")) for record in records)
         )
+    table.add_row("peak memory", *(f"{record.totals.peak_rss_mb:,.0f} MB" for record in records))
     return table

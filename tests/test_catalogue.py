@@ -155,10 +155,12 @@ def test_the_cross_entropy_and_its_gradients_are_torchs() -> None:
 
 
 def test_the_budget_is_kept_and_the_rate_warms_up_and_falls() -> None:
-    config = CatalogueConfig(tokens=1_000_000)
-    rates = [config.rate(step) for step in range(config.steps)]
+    config = CatalogueConfig(tokens_per_title=1_000)
+    steps = config.steps(1_000)
+    rates = [config.rate(step, steps) for step in range(steps)]
     peak = int(np.argmax(rates))
-    assert config.steps * config.batch * config.sequence <= config.tokens
+    assert 1_000_000 - config.batch * config.sequence < steps * config.batch * config.sequence <= 1_000_000
+    assert CatalogueConfig(tokens=1_000_000).steps(7) == steps
     assert rates[peak] == pytest.approx(config.lr, rel=1e-3)
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)

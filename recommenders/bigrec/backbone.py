@@ -49,6 +49,7 @@ class BIGRec:
 
     def __init__(self, config: BIGRecConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources
+        self._item_vectors: Float32 | None = None
 
     def needs(self, stage: Stage) -> dict[str, Request]:
         needs = {"llm": Request("llm", {"name": self.config.llm})}
@@ -130,10 +131,6 @@ class BIGRec:
         layers = effort_layers(model, self.config.effort_scope)
         return efforts(model, prompts, layers, self.config, runtime)
 
-    @cached_property
-    def _item_vectors(self) -> dict[str, Float32]:
-        return {}
-
     def embed(self, model: Any, texts: list[str], runtime: Runtime) -> Float32:
         """Vectors to ground with, float32 [n, d]: the base LLM's or the sentence encoder's."""
         if self.config.grounding == "sentence":
@@ -144,9 +141,9 @@ class BIGRec:
         titles = self.resources.dataset.titles
         if self.config.grounding == "sentence":
             return Grounding(titles, self.resources.title_vectors())
-        if "llm" not in self._item_vectors:
-            self._item_vectors["llm"] = self.embed(model, list(titles), runtime)
-        return Grounding(titles, self._item_vectors["llm"])
+        if self._item_vectors is None:
+            self._item_vectors = self.embed(model, list(titles), runtime)
+        return Grounding(titles, self._item_vectors)
 
 
 class FittedBIGRec:

@@ -33,7 +33,8 @@ _CHECKPOINT = "pretraining.pt"
 class CatalogueConfig(Config):
     """Size, text and optimiser of the pre-training. Its budget is in tokens, never in minutes."""
 
-    tokens: int = Field(12_000_000, ge=1, description="tokens of pre-training, the budget")
+    tokens: int | None = Field(None, ge=1, description="the budget; none: tokens_per_title for each distinct title")
+    tokens_per_title: int = Field(500, ge=1)
     vocabulary: int = Field(4096, ge=300, description="BPE tokens at most, the 256 bytes and 3 special ones included")
     hidden: int = Field(256, ge=8)
     layers: int = Field(4, ge=1)
@@ -50,17 +51,17 @@ class CatalogueConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor has it")
     checkpoint_every: int = Field(500, ge=1, description="optimiser steps")
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps the token budget pays for."""
-        return max(1, self.tokens // (self.batch * self.sequence))
+    def steps(self, titles: int) -> int:
+        """Optimiser steps that the budget pays for, given the number of distinct titles."""
+        budget = self.tokens_per_title * titles if self.tokens is None else self.tokens
+        return max(1, budget // (self.batch * self.sequence))
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        warm = max(1, round(self.warmup * self.steps))
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step, counted from 0, of so many."""
+        warm = max(1, round(self.warmup * steps))
         if step < warm:
             return self.lr * (step + 1) / warm
-        done = (step - warm) / max(1, self.steps - warm)
+        done = (step - warm) / max(1, steps - warm)
         return self.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
@@ -93,7 +94,8 @@ def pretrain(
         config.walk,
     )
     model = new_model(config, tokenizer, runtime).to(runtime.device)
-    losses = _train(model, documents, config, runtime, scratch / _CHECKPOINT)
+    steps = config.steps(len(distinct))
+    losses = _train(model, documents, steps, config, runtime, scratch / _CHECKPOINT)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -103,8 +105,8 @@ def pretrain(
     (folder / PROMPT_FILE).write_text(json.dumps(TEMPLATE.model_dump(), indent=1), "utf-8")
     return {
         "parameters": model.num_parameters(),
-        "steps": config.steps,
-        "tokens": config.steps * config.batch * config.sequence,
+        "steps": steps,
+        "tokens": steps * config.batch * config.sequence,
         "loss": round(float(np.mean(losses[-100:])), 4),
     }
 
@@ -148,7 +150,12 @@ def new_model(config: CatalogueConfig, tokenizer: PreTrainedTokenizerFast, runti
 
 
 def _train(
-    model: LlamaForCausalLM, documents: Documents, config: CatalogueConfig, runtime: Runtime, checkpoint: Path
+    model: LlamaForCausalLM,
+    documents: Documents,
+    steps: int,
+    config: CatalogueConfig,
+    runtime: Runtime,
+    checkpoint: Path,
 ) -> list[float]:
     """Train in place; the mean loss of every step in nats per token."""
     optimizers = _optimizers(model, config)
@@ -156,8 +163,8 @@ def _train(
     per_step = config.batch * config.sequence
     text = torch.empty(0)
     model.train()
-    runtime.report(len(losses), config.steps, "pre-training the catalogue LLM")
-    for step in range(len(losses), config.steps):
+    runtime.report(len(losses), steps, "pre-training the catalogue LLM")
+    for step in range(len(losses), steps):
         runtime.checkpoint()
         feed, place = divmod(step, _FEED)
         if place == 0 or not len(text):
@@ -166,7 +173,7 @@ def _train(
         window = text[place * per_step : (place + 1) * per_step + 1]
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = config.rate(step)
+                group["lr"] = config.rate(step, steps)
         with _precision(config.precision, runtime.device):
             hidden = model.model(input_ids=window[:-1].view(config.batch, -1), use_cache=False).last_hidden_state
             loss = TiedCrossEntropy.apply(hidden.flatten(0, 1), model.lm_head.weight, window[1:])
@@ -176,8 +183,8 @@ def _train(
             optimizer.step()
             optimizer.zero_grad()
         losses.append(loss.item())
-        runtime.report(step + 1, config.steps, "pre-training the catalogue LLM")
-        if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+        runtime.report(step + 1, steps, "pre-training the catalogue LLM")
+        if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
             _save(checkpoint, model, optimizers, losses, config, runtime)
     model.eval()
     return losses

@@ -53,7 +53,9 @@ class BIGRecConfig(Config):
     beams: int = Field(4, ge=1)
     max_new_tokens: int = Field(32, ge=1, description="tokens of a generated title, the end token included")
     generation_batch: int = Field(64, ge=1, description="prompts decoded together")
-    batch_tokens: int = Field(8192, ge=1, description="padded tokens per batch where nothing is trained")
+    batch_tokens: int = Field(
+        2048, ge=1, description="padded tokens per batch where nothing is trained; on a CPU more is slower"
+    )
 
     grounding: Literal["llm", "sentence"] = Field("llm", description="who embeds generated titles and items")
 
@@ -94,6 +96,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "linear",
         "beams": 4,
         "max_new_tokens": 128,
+        "batch_tokens": 8192,
         "grounding": "llm",
     }
 }

@@ -206,6 +206,9 @@ def _trainer(
         fp16=config.precision in ("fp16", "int8"),
     )
 
+    # With several GPUs the Trainer would wrap the model in DataParallel, which cannot split our inputs.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+
     def collate(positions: list[int]) -> dict[str, Any]:
         batch = samples.batch(np.array(positions, np.int64))
         return {**model_inputs(model, batch, batch.loss_columns + 1), "labels": batch.labels}
