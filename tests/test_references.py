@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 
 from prunebench.datasets.schema import RecDataset, Sequences
 from prunebench.recommenders.base import Backbone, Rankings, RecommenderError
-from prunebench.recommenders.references import (
-    ContentKNN,
-    ContentKNNConfig,
-    Popular,
-    PopularConfig,
-    SASRecBackbone,
-    SASRecBackboneConfig,
-    ranked_in_chunks,
-)
+from prunebench.recommenders.references.chunks import ranked_in_chunks
+from prunebench.recommenders.references.content_knn import ContentKNN, ContentKNNConfig
+from prunebench.recommenders.references.popular import Popular, PopularConfig
+from prunebench.recommenders.references.sasrec import SASRecBackbone, SASRecBackboneConfig
 from prunebench.recommenders.runtime import Runtime
 
 RUNTIME = Runtime()

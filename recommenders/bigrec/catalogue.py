@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -95,7 +96,8 @@ def pretrain(
     )
     model = new_model(config, tokenizer, runtime).to(runtime.device)
     steps = config.steps(len(distinct))
-    losses = _train(model, documents, steps, config, runtime, scratch / _CHECKPOINT)
+    identity = _identity(distinct, vectors, config, runtime)
+    losses = _train(model, documents, steps, config, runtime, scratch / _CHECKPOINT, identity)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -156,10 +158,11 @@ def _train(
     config: CatalogueConfig,
     runtime: Runtime,
     checkpoint: Path,
+    identity: str,
 ) -> list[float]:
     """Train in place; the mean loss of every step in nats per token."""
     optimizers = _optimizers(model, config)
-    losses = _resume(checkpoint, model, optimizers, config, runtime)
+    losses = _resume(checkpoint, model, optimizers, identity, runtime)
     per_step = config.batch * config.sequence
     text = torch.empty(0)
     model.train()
@@ -185,7 +188,8 @@ def _train(
         losses.append(loss.item())
         runtime.report(step + 1, steps, "pre-training the catalogue LLM")
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
-            _save(checkpoint, model, optimizers, losses, config, runtime)
+            _save(checkpoint, model, optimizers, losses, identity)
+            runtime.saved()
     model.eval()
     return losses
 
@@ -254,8 +258,10 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _fingerprint(config: CatalogueConfig, runtime: Runtime) -> str:
-    return f"{config.model_dump_json()} seed {runtime.seed}"
+def _identity(titles: Sequence[str], vectors: Float32, config: CatalogueConfig, runtime: Runtime) -> str:
+    """What a checkpoint must agree on to be continued."""
+    made_of = [config.model_dump_json(), str(runtime.seed), str(vectors.shape), *titles]
+    return hashlib.sha256("\n".join(made_of).encode()).hexdigest()
 
 
 def _save(
@@ -263,29 +269,27 @@ def _save(
     model: LlamaForCausalLM,
     optimizers: list[torch.optim.Optimizer],
     losses: list[float],
-    config: CatalogueConfig,
-    runtime: Runtime,
+    identity: str,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
-    state = {"of": _fingerprint(config, runtime), "losses": losses, "model": model.state_dict()}
+    state = {"of": identity, "losses": losses, "model": model.state_dict()}
     torch.save({**state, "optimizers": [optimizer.state_dict() for optimizer in optimizers]}, fresh)
     os.replace(fresh, path)
-    runtime.saved()
 
 
 def _resume(
     path: Path,
     model: LlamaForCausalLM,
     optimizers: list[torch.optim.Optimizer],
-    config: CatalogueConfig,
+    identity: str,
     runtime: Runtime,
 ) -> list[float]:
     """Losses of the steps already done, their weights loaded; empty where there is no checkpoint of this very run."""
     if not path.is_file():
         return []
     state = torch.load(path, map_location=runtime.device, weights_only=True)
-    if state["of"] != _fingerprint(config, runtime):
+    if state["of"] != identity:
         return []
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
