@@ -215,8 +215,6 @@ def _table(records: list[Record]) -> Table:
             values = [getattr(mean, name)[cutoff] for mean in means]
             table.add_row(f"{letter}@{cutoff}", *("–" if value is None else f"{value:.4f}" for value in values))
     for phase in ("pruning", "fine_tuning", "inference", "total"):
-        table.add_row(
-            phase.replace("_", "-"), *(duration(getattr(record.totals, f"{phase}_s")) for record in records)
-        )
+        table.add_row(phase.replace("_", "-"), *(duration(getattr(record.totals, f"{phase}_s")) for record in records))
     table.add_row("peak memory", *(f"{record.totals.peak_rss_mb:,.0f} MB" for record in records))
     return table

@@ -31,6 +31,7 @@ from prunebench.benchmark.store import Store
 from prunebench.datasets.library import Library
 from prunebench.datasets.schema import RecDataset
 from prunebench.leaderboard.record import Record, StageBill
+from prunebench.recommenders.base import Config
 from prunebench.recommenders.bigrec.catalogue import CatalogueConfig
 from prunebench.recommenders.runtime import Runtime
 
@@ -97,6 +98,7 @@ class Workbench:
             for name, kind in kinds.items()
         }
         preset = presets(dataset.name, choices.backbone)
+        kept = {name: {k: v for k, v in preset.get(name, {}).items() if k in fields[name]} for name in SECTIONS}
         asked = parse_settings(settings, fields)
         sections: dict[str, dict[str, Any]] = {}
         for name in SECTIONS:
@@ -105,9 +107,7 @@ class Workbench:
                 raise ConfigError(
                     f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line"
                 )
-            known = {key: value for key, value in preset.get(name, {}).items() if key in fields[name]}
-            if name == "backbone" and choices.preset is not None:
-                known = self._named(choices)
+            known = kept[name] if name != "backbone" or choices.preset is None else self._named(choices)
             sections[name] = {**known, **in_file, **(choices.overrides or {}).get(name, {}), **asked.get(name, {})}
         labels = {
             "method": f"method {choices.method}",
@@ -118,12 +118,7 @@ class Workbench:
         full = {
             name: build(kinds[name], values, labels[name]).model_dump(mode="json") for name, values in sections.items()
         }
-        plain = {
-            name: build(
-                kinds[name], {k: v for k, v in preset.get(name, {}).items() if k in fields[name]}, labels[name]
-            ).model_dump(mode="json")
-            for name in SECTIONS
-        }
+        plain = {name: _defaults(kinds[name], kept[name]) for name in SECTIONS}
 
         samples = len(dataset.samples())
         backbone = self.registry.resolve("backbones", choices.backbone)
@@ -192,6 +187,13 @@ class Workbench:
         pruned = self.harness(run, dataset).prune()
         stages = bill(self.store, [pruned.artefact])[0] if pruned.artefact else []
         return pruned, stages
+
+
+def _defaults(kind: type[Config], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings a section has when nothing is asked for; none where some have no default."""
+    if any(info.is_required() and key not in kept for key, info in kind.model_fields.items()):
+        return {}
+    return kind.model_validate(dict(kept)).model_dump(mode="json")
 
 
 def choose_device(name: str) -> torch.device:

@@ -98,7 +98,7 @@ def test_digest_of_ids_ignores_their_order() -> None:
 DYING = '''
 """A backbone that is killed the first time: in its fit, or while ranking the second chunk."""
 
-import json, os, signal
+import json, os, signal, time
 import numpy as np
 from prunebench.recommenders.base import Config, FitReport, Rankings
 
@@ -125,6 +125,7 @@ class Dying:
         path = os.path.join(self.config.marks, what)
         if self.config.die_in == what and not os.path.exists(path):
             open(path, "w").close()
+            time.sleep(4)  # longer than a heartbeat: what is lost is known to a few seconds
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _log(self, what):
@@ -197,5 +198,6 @@ def test_a_killed_run_continues_and_its_record_says_what_was_lost(tmp_path: Path
     assert log.count("second half") == 1
     if die_in == "rank":
         assert ranked == ["rank 10", "rank 25", "rank 25", "rank 25"], "a finished chunk was ranked again"
+    assert all(2 < stage["wall_s"] < 10 for stage in record["killed"])
     assert {stage["stage"] for stage in record["killed"]} == {"fit" if die_in == "fit" else "predictions"}
     assert json.loads(call().stdout) == record
