@@ -123,7 +123,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def parse_settings(settings: Iterable[str], fields: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Any]]:
-    """`--set` values. ``section.key=value``, or ``key=value`` where one section alone has the key.
+    """`--set` values. ``section.key=value``, or ``key=value`` where one section alone has the key; dots go deeper.
 
     Values are JSON where they parse as JSON (numbers, true, null, lists), otherwise text. ``fields`` gives the known keys of each section.
     """
@@ -132,28 +132,37 @@ def parse_settings(settings: Iterable[str], fields: Mapping[str, Iterable[str]])
         path, equals, text = setting.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {setting!r}: write it as key=value, e.g. --set method.lam=0.5")
-        section, dot, key = path.partition(".")
-        if not dot:
-            key, homes = section, [name for name, keys in fields.items() if section in keys]
+        keys = path.split(".")
+        if keys[0] in fields and len(keys) > 1:
+            section = keys.pop(0)
+        else:
+            homes = [name for name, known in fields.items() if keys[0] in known]
             if not homes:
-                near = difflib.get_close_matches(key, [field for keys in fields.values() for field in keys], 3)
-                raise ConfigError(
-                    f"--set {setting!r}: no section has the setting {key!r}"
-                    + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else "")
-                )
+                near = difflib.get_close_matches(keys[0], [field for known in fields.values() for field in known], 3)
+                hint = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else "`bench ls settings` lists them"
+                raise ConfigError(f"--set {setting!r}: no section has the setting {keys[0]!r}; {hint}")
             if len(homes) > 1:
-                raise ConfigError(
-                    f"--set {setting!r}: {' and '.join(homes)} both have {key!r}; write {homes[0]}.{key}=… or {homes[1]}.{key}=…"
-                )
+                choice = " or ".join(f"{home}.{path}=…" for home in homes)
+                raise ConfigError(f"--set {setting!r}: {' and '.join(homes)} both have {keys[0]!r}; write {choice}")
             section = homes[0]
-        elif section not in fields:
-            raise ConfigError(f"--set {setting!r}: no section {section!r}; there are {', '.join(fields)}")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        parsed.setdefault(section, {})[key] = value
+        for key in reversed(keys):
+            value = {key: value}
+        parsed[section] = merge(parsed.get(section, {}), value)
     return parsed
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, the second over the first: tables are merged, everything else is replaced."""
+    both = {
+        key: merge(below[key], above[key])
+        for key in above
+        if isinstance(above[key], dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **both}
 
 
 def parse_budget(text: str | int | None, n: int) -> int:

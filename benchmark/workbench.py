@@ -18,6 +18,7 @@ from prunebench.benchmark.config import (
     RunConfig,
     Seeds,
     build,
+    merge,
     parse_budget,
     parse_settings,
     presets,
@@ -108,7 +109,9 @@ class Workbench:
                     f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line"
                 )
             known = kept[name] if name != "backbone" or choices.preset is None else self._named(choices)
-            sections[name] = {**known, **in_file, **(choices.overrides or {}).get(name, {}), **asked.get(name, {})}
+            sections[name] = merge(
+                merge(known, in_file), merge((choices.overrides or {}).get(name, {}), asked.get(name, {}))
+            )
         labels = {
             "method": f"method {choices.method}",
             "backbone": f"backbone {choices.backbone}",

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from prunebench.benchmark import cli
+from prunebench.benchmark.config import ConfigError, merge, parse_settings
 from prunebench.datasets.schema import RecDataset, Sequences
 
 PLUGIN = '''
@@ -257,6 +258,18 @@ def test_config_file_and_set_override_in_order(bench: Bench, tmp_path: Path) -> 
     record = json.loads(bench(*file, "--budget", "9", "--set", "backbone.smoothing=0.5", plugin=True)[1])
     assert (record["budget"], record["config"]["backbone"]["smoothing"]) == (9, 0.5)
     assert record["changes"] == {"backbone.smoothing": 0.5}
+
+
+def test_settings_reach_into_tables_and_merge() -> None:
+    fields = {"method": ["lam"], "backbone": ["lora", "lr"], "llm": ["lr"]}
+    asked = parse_settings(["lora.r=4", "backbone.lora.targets=all-linear", "llm.lr=1e-3", "lam=2"], fields)
+    assert asked == {"backbone": {"lora": {"r": 4, "targets": "all-linear"}}, "llm": {"lr": 1e-3}, "method": {"lam": 2}}
+    assert merge({"lora": {"r": 8, "alpha": 16}, "lr": 1}, {"lora": {"r": 4}}) == {
+        "lora": {"r": 4, "alpha": 16},
+        "lr": 1,
+    }
+    with pytest.raises(ConfigError, match=r"backbone\.lr=… or llm\.lr=…"):
+        parse_settings(["lr=1"], fields)
 
 
 @pytest.mark.parametrize(
