@@ -51,7 +51,9 @@ class RunConfig(Config):
     backbone_config: dict[str, Any] = Field({})
     surrogate_config: dict[str, Any] = Field({})
     llm_config: dict[str, Any] = Field({})
-    plugins: dict[str, str] = Field({}, description="sha256 of every --plugin file, by name")
+    plugins: dict[str, str] = Field(
+        {}, description="sha256 of the --plugin file that brings the method, backbone or surrogate"
+    )
 
 
 @dataclass(frozen=True)

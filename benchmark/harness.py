@@ -92,7 +92,7 @@ class Harness:
         shared = {
             "method": self.run.method,
             "code": self.method.version,
-            "plugin": self.run.plugins,
+            "plugin": self.run.plugins.get("method"),
             **self._data_key(),
         }
         evidence = self._stage(
@@ -169,7 +169,7 @@ class Harness:
             "backbone": self.run.backbone,
             "code": backbone.version,
             "config": backbone.key("fit"),
-            "plugin": self.run.plugins,
+            "plugin": self.run.plugins.get("backbone"),
             "samples": ids_digest(ids),
             "seed": self.run.seeds.finetune,
             **self._data_key(),

@@ -138,7 +138,7 @@ class SurrogateSignal:
             "surrogate": context.run.surrogate,
             "code": code,
             "settings": context.run.surrogate_config,
-            "plugins": context.run.plugins,
+            "plugin": context.run.plugins.get("surrogate"),
         }
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class EffortSignal:
             "backbone": context.run.backbone,
             "code": backbone.version,
             "settings": backbone.key("effort"),
-            "plugins": context.run.plugins,
+            "plugin": context.run.plugins.get("backbone"),
         }
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:

@@ -49,7 +49,6 @@ class Workbench:
     cancelled: Callable[[], bool] = bool
     command: str = ""
     registry: Registry = field(default_factory=Registry)
-    plugin_hashes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.torch_device = choose_device(self.device)
@@ -60,9 +59,8 @@ class Workbench:
         self.library = Library(self.home)
 
     def load_plugin(self, path: Path) -> None:
-        """Register a single-file plugin; its content enters every hash of runs that use this workbench."""
-        plugin = self.registry.load_file(path)
-        self.plugin_hashes[path.name] = plugin.sha256
+        """Register a single-file plugin; its content enters the hashes of what its parts make."""
+        self.registry.load_file(path)
 
     def dataset(self, name: str) -> RecDataset:
         """An installed data set, or one an entry point generates. Raises ConfigError for a name that is neither."""
@@ -141,7 +139,7 @@ class Workbench:
             backbone_config=full["backbone"],
             surrogate_config=full["surrogate"],
             llm_config=full["llm"] if uses_catalogue else {},
-            plugins=self.plugin_hashes,
+            plugins=self._plugins(choices),
         )
         defaults: dict[str, Any] = {
             "method": plain["method"],
@@ -150,6 +148,16 @@ class Workbench:
             "llm": plain["llm"],
         }
         return run, dataset, defaults
+
+    def _plugins(self, choices: Choices) -> dict[str, str]:
+        """sha256 of the files that bring the chosen parts: a plugin enters the hashes of what it has a part in."""
+        chosen = {
+            "method": ("methods", choices.method),
+            "backbone": ("backbones", choices.backbone),
+            "surrogate": ("surrogates", choices.surrogate),
+        }
+        origins = {part: self.registry.origin(kind, name).sha256 for part, (kind, name) in chosen.items()}  # type: ignore[arg-type]
+        return {part: sha256 for part, sha256 in origins.items() if sha256}
 
     def _named(self, choices: Choices) -> dict[str, Any]:
         """The backbone's preset of that name; it replaces what is kept for the data set, which suits another LLM."""
