@@ -95,17 +95,15 @@ def build(kind: type[Config], values: Mapping[str, Any], what: str) -> Config:
         raise ConfigError(one_line(error, what)) from None
 
 
-def presets(dataset: str, backbone: str) -> dict[str, Any]:
-    """The settings kept for a data set and a backbone: ``budget`` and one table per section."""
+def presets(dataset: str, backbone: str, llm: str) -> dict[str, Any]:
+    """The settings kept for a data set, a backbone and a base LLM: ``budget`` and one table per section."""
     table = tomllib.loads(PRESETS.read_text())
     merged: dict[str, Any] = {}
     for name in ("*", dataset):
         entry = table.get(name, {})
-        for key, value in entry.items():
-            if key in ("budget", *SECTIONS):
-                merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
-        for key, value in entry.get("backbones", {}).get(backbone, {}).items():
-            merged["backbone"] = {**merged.get("backbone", {}), key: value}
+        merged = merge(merged, {key: entry[key] for key in ("budget", *SECTIONS) if key in entry})
+        for which in (backbone, f"{backbone}+{llm}"):
+            merged = merge(merged, {"backbone": entry.get("backbones", {}).get(which, {})})
     return merged
 
 

@@ -27,6 +27,7 @@ from prunebench.benchmark.harness import Harness, Pruned
 from prunebench.benchmark.meter import hardware
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import Reporter
+from prunebench.benchmark.providers import CATALOGUE
 from prunebench.benchmark.records import bill, keep
 from prunebench.benchmark.store import Store
 from prunebench.datasets.library import Library
@@ -96,9 +97,12 @@ class Workbench:
             name: [alias for key, info in kind.model_fields.items() for alias in (key, info.alias) if alias]
             for name, kind in kinds.items()
         }
-        preset = presets(dataset.name, choices.backbone)
-        kept = {name: {k: v for k, v in preset.get(name, {}).items() if k in fields[name]} for name in SECTIONS}
+        overrides = choices.overrides or {}
         asked = parse_settings(settings, fields)
+        chosen = merge(file, merge(overrides, asked)).get("backbone", {})
+        llm = chosen.get("llm", CATALOGUE) if isinstance(chosen, dict) else CATALOGUE
+        preset = presets(dataset.name, choices.backbone, str(llm))
+        kept = {name: {k: v for k, v in preset.get(name, {}).items() if k in fields[name]} for name in SECTIONS}
         sections: dict[str, dict[str, Any]] = {}
         for name in SECTIONS:
             in_file = file.get(name, {})
@@ -107,9 +111,7 @@ class Workbench:
                     f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line"
                 )
             known = kept[name] if name != "backbone" or choices.preset is None else self._named(choices)
-            sections[name] = merge(
-                merge(known, in_file), merge((choices.overrides or {}).get(name, {}), asked.get(name, {}))
-            )
+            sections[name] = merge(merge(known, in_file), merge(overrides.get(name, {}), asked.get(name, {})))
         labels = {
             "method": f"method {choices.method}",
             "backbone": f"backbone {choices.backbone}",
@@ -126,7 +128,7 @@ class Workbench:
         method, budget = choices.method, self._budget(choices, file, preset, samples)
         if not backbone.uses_samples or budget == 0:
             method, budget, full["method"] = NO_METHOD, 0, {}
-        uses_catalogue = full["backbone"].get("llm") == "catalogue"
+        uses_catalogue = full["backbone"].get("llm") == CATALOGUE
         run = RunConfig(
             method=method,
             backbone=choices.backbone,
