@@ -214,7 +214,7 @@ class Harness:
                 ranked = Rankings.concatenate(
                     [load_rankings(work.scratch / f"ranked-{n:05d}.npz") for n in range(len(chunks))]
                 )
-            save_rankings(work.folder / "rankings.npz", take_rankings(ranked, np.argsort(order, kind="stable")))
+            save_rankings(work.folder / "rankings.npz", ranked.take(np.argsort(order, kind="stable")))
 
         key = {
             "backbone": self.run.backbone,
@@ -292,11 +292,3 @@ def save_rankings(path: Path, rankings: Rankings) -> None:
 def load_rankings(path: Path) -> Rankings:
     with np.load(path) as arrays:
         return Rankings(arrays["items"], arrays["scores"], arrays["offsets"])
-
-
-def take_rankings(rankings: Rankings, rows: np.ndarray) -> Rankings:
-    """Rows in another order."""
-    lengths = np.diff(rankings.offsets)[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    source = np.repeat(rankings.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return Rankings(rankings.items[source], rankings.scores[source], offsets)

@@ -45,6 +45,13 @@ class Rankings:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def take(self, rows: NDArray[np.int64]) -> Rankings:
+        """The given rows, in the given order (repeats allowed)."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        source = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Rankings(self.items[source], self.scores[source], offsets)
+
     @classmethod
     def from_scores(cls, scores: Float32, depth: NDArray[np.int64]) -> Rankings:
         """From dense scores [n, n_items], to ``depth`` int64 [n] (at least 1) plus ties. Ties are listed by item id.

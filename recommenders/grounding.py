@@ -9,9 +9,16 @@ from numpy.typing import NDArray
 from prunebench.recommenders.base import Float32, Rankings, RecommenderError
 from prunebench.recommenders.runtime import Runtime
 
+BEAM_MARGIN = 1e-4
+"""What each beam adds to the squared distances of the next, as a share of the title vectors' mean squared length.
+
+Two beams may write two titles of the catalogue, both at distance 0 but for float error (about 1e-6 of that length): the
+likelier one then comes first. Titles an encoder tells apart are farther apart (3e-3 and more with all-MiniLM-L6-v2).
+"""
+
 
 class Grounding:
-    """Ranks all items by the distance of their title's vector to a generated title's.
+    """Ranks all items by the distance of their title's vector to the nearest of a query's generated titles'.
 
     Items of one title share one vector and therefore one score, exactly; ties are items', listed by id, and never cut.
     """
@@ -26,13 +33,16 @@ class Grounding:
         self._sizes = np.bincount(self._group, minlength=len(group)).astype(np.int64)
         self._items = np.argsort(self._group, kind="stable").astype(np.int32)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
-        self._index = faiss.IndexFlatL2(title_vectors.shape[1])
-        self._index.add(np.ascontiguousarray(title_vectors[first], np.float32))
+        vectors = np.ascontiguousarray(title_vectors[first], np.float32)
+        self.margin = BEAM_MARGIN * float(np.einsum("ij,ij->", vectors, vectors)) / len(vectors)
+        self._index = faiss.IndexFlatL2(vectors.shape[1])
+        self._index.add(vectors)
 
     def rank(self, queries: Float32, depth: NDArray[np.int64], runtime: Runtime, *, block: int = 512) -> Rankings:
-        """Rankings of the rows of ``queries`` float32 [n, d], to ``depth`` int64 [n] items plus the whole tie group.
+        """Rankings for ``queries`` float32 [n, beams, d], to ``depth`` int64 [n] items plus the whole tie group.
 
-        Scores are negative squared distances. Queries are served in blocks of like depth.
+        An item's score is −min over beams of (squared distance + beam · margin), the likeliest beam being number 0; see
+        ``BEAM_MARGIN``. Queries are served in blocks of like depth.
         """
         order = np.argsort(depth, kind="stable")
         blocks = [order[at : at + block] for at in range(0, len(order), block)]
@@ -40,34 +50,38 @@ class Grounding:
             self._search(np.ascontiguousarray(queries[rows], np.float32), depth[rows])
             for rows in runtime.track(blocks, "grounding")
         )
-        return _take(ranked, np.argsort(order, kind="stable"))
+        return ranked.take(np.argsort(order, kind="stable"))
 
     def _search(self, queries: Float32, depth: NDArray[np.int64]) -> Rankings:
-        wanted = np.minimum(depth, len(self._group))
+        n, beams, size = queries.shape
+        # Each beam is searched to the full depth: the best by the minimum are among the best of some beam.
+        wanted = np.repeat(np.minimum(depth, len(self._group)), beams)
+        margin = np.tile(self.margin * np.arange(beams), n).astype(np.float32)[:, None]
         total = self._index.ntotal
         # One title more than asked shows whether the last tie group ends; if not, look twice as deep.
         titles = min(total, int(wanted.max(initial=1)) + 1)
         while True:
-            distance, found = self._index.search(queries, titles)
+            distance, found = self._index.search(queries.reshape(n * beams, size), titles)
+            distance += margin
             items = np.cumsum(self._sizes[found], 1)
             edge = np.argmax(items >= np.maximum(wanted, 1)[:, None], 1)
             cut = distance[np.arange(len(found)), edge]
             if titles == total or (distance[:, -1] > cut).all():
                 break
             titles = min(total, 2 * titles)
-        row, column = np.nonzero((distance <= cut[:, None]) & (wanted > 0)[:, None])
-        group = found[row, column]
+        line, column = np.nonzero((distance <= cut[:, None]) & (wanted > 0)[:, None])
+        row, group, near = line // beams, found[line, column], distance[line, column]
+        order = np.argsort(near, kind="stable")
+        nearest = order[np.unique((row * total + group)[order], return_index=True)[1]]
+        row, group, near = row[nearest], group[nearest], near[nearest]
         count = self._sizes[group]
-        row, score = np.repeat(row, count), -np.repeat(distance[row, column], count)
+        row, score = np.repeat(row, count), -np.repeat(near, count)
         ends = np.cumsum(count)
         item = self._items[np.repeat(self._starts[group] - (ends - count), count) + np.arange(int(count.sum()))]
         ranked = np.lexsort((item, -score, row))
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(queries)))]).astype(np.int64)
-        return Rankings(item[ranked], score[ranked].astype(np.float32), offsets)
-
-
-def _take(rankings: Rankings, rows: NDArray[np.int64]) -> Rankings:
-    lengths = np.diff(rankings.offsets)[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    source = np.repeat(rankings.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return Rankings(rankings.items[source], rankings.scores[source], offsets)
+        row, item, score = row[ranked], item[ranked], score[ranked]
+        lengths = np.bincount(row, minlength=n)
+        last = np.cumsum(lengths) - lengths + np.minimum(depth, lengths) - 1
+        kept = score >= score[last[row]]
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=n))]).astype(np.int64)
+        return Rankings(item[kept], score[kept].astype(np.float32), offsets)

@@ -299,12 +299,14 @@ def test_shared_prefix_beam_search_equals_generate(llm: Path, beams: int, new_to
     ours = beam_search(model, batch, builder.end_token, beams, new_tokens)
     assert ours == plain_beam_search(model, batch, builder.end_token, beams, new_tokens)
     # Ends that are often written: hypotheses finish at different lengths and rows leave the batch one by one.
-    common = Counter(token for answer in ours for token in answer).most_common(4)
+    common = Counter(token for (answer,) in ours for token in answer).most_common(4)
     lengths = set()
     for end, _ in common:
-        ours = beam_search(model, batch, end, beams, new_tokens)
-        assert ours == plain_beam_search(model, batch, end, beams, new_tokens)
-        lengths |= {len(answer) for answer in ours}
+        ours = beam_search(model, batch, end, beams, new_tokens, beams)
+        assert ours == plain_beam_search(model, batch, end, beams, new_tokens, beams)
+        assert [row[:1] for row in ours] == beam_search(model, batch, end, beams, new_tokens)
+        assert {len(row) for row in ours} == {beams}
+        lengths |= {len(row[0]) for row in ours}
     assert len(lengths) >= min(new_tokens, 4)
 
 
@@ -356,6 +358,27 @@ def test_ranking_with_empty_histories_and_repeated_titles(llm: Path, tmp_path: P
     score = dict(zip(ranked.items[rows[1]].tolist(), ranked.scores[rows[1]].tolist(), strict=True))
     assert TITLES[0] == TITLES[24]
     assert score[0] == score[24]
+
+
+@pytest.mark.parametrize("grounding", ["llm", "sentence"])
+def test_more_beams_ground_the_minimum(llm: Path, grounding: str) -> None:
+    one, two = (backbone(llm, grounding=grounding, ground_beams=beams) for beams in (1, 2))
+    assert one.key("recommend") != two.key("recommend")
+    model, queries, depth = started(one, live=True), DATASET.queries("test").histories, np.full(8, 25)
+    first, both = (FittedBIGRec(made, model, made.prompts(model), None) for made in (one, two))  # type: ignore[arg-type]
+    written = both.generate(queries, RUNTIME)
+    assert [row[:1] for row in written] == first.generate(queries, RUNTIME)
+    ground = one.grounding(model, RUNTIME)
+    texts = [[row[beam] for row in written] for beam in range(2)]
+    ranked = [ground.rank(one.embed(model, column, RUNTIME)[:, None], depth, RUNTIME) for column in texts]
+    scores = [
+        one.scores[np.lexsort((one.items, np.arange(200) // 25))]
+        for one in (*ranked, both.recommend(queries, depth, RUNTIME))
+    ]
+    np.testing.assert_allclose(scores[2], np.maximum(scores[0], scores[1] - ground.margin), rtol=1e-4, atol=1e-5)
+    assert (scores[1] - ground.margin > scores[0]).any()
+    with pytest.raises(ValueError, match="ground_beams 5 is more than beams 4"):
+        BIGRecConfig(ground_beams=5)
 
 
 def test_text_vectors_are_the_base_models_last_state(llm: Path) -> None:

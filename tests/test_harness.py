@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunebench.benchmark.harness import ids_digest, load_rankings, save_rankings, take_rankings
+from prunebench.benchmark.harness import ids_digest, load_rankings, save_rankings
 from prunebench.benchmark.records import bill
 from prunebench.benchmark.signals import LoadedResources, split_validation
 from prunebench.benchmark.store import Store, Workspace
@@ -85,7 +85,7 @@ def test_rankings_survive_chunking(tmp_path: Path) -> None:
     for number, part in enumerate(parts):
         save_rankings(tmp_path / f"{number}.npz", part)
     joined = Rankings.concatenate([load_rankings(tmp_path / f"{number}.npz") for number in range(3)])
-    back = take_rankings(joined, np.argsort(order))
+    back = joined.take(np.argsort(order))
     assert np.array_equal(back.items, whole.items)
     assert np.array_equal(back.scores, whole.scores)
     assert np.array_equal(back.offsets, whole.offsets)

@@ -152,8 +152,8 @@ class FittedBIGRec:
     def __init__(self, backbone: BIGRec, model: Any, builder: PromptBuilder, report: FitReport) -> None:
         self.backbone, self.model, self.builder, self.report = backbone, model, builder, report
 
-    def generate(self, histories: Sequences, runtime: Runtime) -> list[str]:
-        """One title per history, as the LLM writes it."""
+    def generate(self, histories: Sequences, runtime: Runtime) -> list[list[str]]:
+        """``ground_beams`` titles per history, likeliest first, as the LLM writes them."""
         config = self.backbone.config
         prompts = self.builder.without_answers(histories, config.max_new_tokens)
         return generate_titles(
@@ -164,14 +164,16 @@ class FittedBIGRec:
             end=self.builder.end_token,
             beams=config.beams,
             new_tokens=config.max_new_tokens,
+            wanted=config.ground_beams,
             batch=config.generation_batch,
         )
 
     def recommend(self, histories: Sequences, depth: NDArray[np.int64], runtime: Runtime) -> Rankings:
-        """All items by the distance of their titles to the generated one; see ``Fitted.recommend``."""
+        """All items by the distance of their titles to the nearest generated one; see ``Fitted.recommend``."""
         written = self.generate(histories, runtime)
-        vectors = self.backbone.embed(self.model, written, runtime)
-        return self.backbone.grounding(self.model, runtime).rank(vectors, depth, runtime)
+        vectors = self.backbone.embed(self.model, [title for titles in written for title in titles], runtime)
+        queries = vectors.reshape(len(written), self.backbone.config.ground_beams, vectors.shape[1])
+        return self.backbone.grounding(self.model, runtime).rank(queries, depth, runtime)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

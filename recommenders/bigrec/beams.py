@@ -22,10 +22,13 @@ PROBE_TOKENS = 3
 
 
 @torch.inference_mode()
-def beam_search(model: Any, batch: Batch, end: int, beams: int, new_tokens: int) -> list[list[int]]:
-    """Token ids of the best beam after each prompt, the end token not included.
+def beam_search(
+    model: Any, batch: Batch, end: int, beams: int, new_tokens: int, wanted: int = 1
+) -> list[list[list[int]]]:
+    """Token ids of the ``wanted`` best beams after each prompt, likeliest first, the end token not included.
 
-    ``new_tokens``: most tokens of an answer, the end token included. Needs a model ``shares_prefix`` accepts.
+    ``new_tokens``: most tokens of an answer, the end token included; an answer that long is finished, too, so that all
+    ``beams`` are. Needs a model ``shares_prefix`` accepts.
     """
     tree = _Tree(model, batch, beams)
     rows, device = len(batch.input_ids), batch.input_ids.device
@@ -36,7 +39,7 @@ def beam_search(model: Any, batch: Batch, end: int, beams: int, new_tokens: int)
     is_finished = torch.zeros((rows, beams), dtype=torch.bool, device=device)
     running = torch.zeros((rows, 1), device=device)
     scores = tree.prefill(batch)
-    answers: list[list[int]] = [[] for _ in range(rows)]
+    answers: list[list[list[int]]] = [[] for _ in range(rows)]
     for step in range(1, new_tokens + 1):
         # Twice the beams, so that enough remain if every one of the best ends here.
         best, token = scores.topk(min(2 * beams, scores.shape[-1]))
@@ -61,8 +64,7 @@ def beam_search(model: Any, batch: Batch, end: int, beams: int, new_tokens: int)
         going = ~hopeless if step < new_tokens else torch.zeros_like(hopeless)
         if not bool(going.all()):
             for row in (~going).nonzero()[:, 0].tolist():
-                answer = finished[row, 0].tolist()
-                answers[int(live[row])] = answer[: answer.index(end)] if end in answer else answer
+                answers[int(live[row])] = [until(end, answer) for answer in finished[row, :wanted].tolist()]
             if not bool(going.any()):
                 break
             keep = going.nonzero()[:, 0]
@@ -71,6 +73,11 @@ def beam_search(model: Any, batch: Batch, end: int, beams: int, new_tokens: int)
             tree.keep(keep)
         scores = tree.step(token, parent)
     return answers
+
+
+def until(end: int, answer: list[int]) -> list[int]:
+    """The answer before its first end token."""
+    return answer[: answer.index(end)] if end in answer else answer
 
 
 class _RoomyLayer(DynamicLayer):

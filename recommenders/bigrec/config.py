@@ -58,6 +58,9 @@ class BIGRecConfig(Config):
     )
 
     grounding: Literal["llm", "sentence"] = Field("llm", description="who embeds generated titles and items")
+    ground_beams: int = Field(
+        1, ge=1, description="best beams an item may be near to, at most `beams`; the paper grounds the first alone"
+    )
 
     effort_loss: Literal["sum", "mean"] = Field("sum", description="over a sample's counted tokens")
     effort_scope: Literal["adapter", "released"] = Field(
@@ -67,6 +70,10 @@ class BIGRecConfig(Config):
     def model_post_init(self, context: Any) -> None:
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+        if self.ground_beams > self.beams:
+            raise ValueError(
+                f"ground_beams {self.ground_beams} is more than beams {self.beams}: lower it or raise beams"
+            )
 
 
 _MODEL = ("precision", "lora", "start_adapter")
@@ -78,7 +85,7 @@ _TRAINING = (
 STAGE_KEYS: dict[Stage, tuple[str, ...]] = {
     "effort": (*_MODEL, *_PROMPT, "loss_on", "effort_loss", "effort_scope"),
     "fit": (*_MODEL, *_PROMPT, "loss_on", *_TRAINING),
-    "recommend": ("precision", *_PROMPT, "beams", "max_new_tokens", "grounding"),
+    "recommend": ("precision", *_PROMPT, "beams", "max_new_tokens", "grounding", "ground_beams"),
 }
 """The knobs each stage's result depends on; the rest only decides how fast it comes."""
 

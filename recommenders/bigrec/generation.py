@@ -1,4 +1,4 @@
-"""Generating one title per prompt by beam search."""
+"""Generating titles for each prompt by beam search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from prunebench.recommenders.bigrec.beams import beam_search, shares_prefix
+from prunebench.recommenders.bigrec.beams import beam_search, shares_prefix, until
 from prunebench.recommenders.bigrec.prompts import Batch, Prompts
 from prunebench.recommenders.runtime import Runtime
 
@@ -23,15 +23,16 @@ def generate_titles(
     end: int,
     beams: int,
     new_tokens: int,
+    wanted: int,
     batch: int,
-) -> list[str]:
-    """The best beam's text for each prompt; identical prompts are generated once.
+) -> list[list[str]]:
+    """The ``wanted`` best beams' texts for each prompt, likeliest first; identical prompts are generated once.
 
     ``end``: the token that ends an answer; ``new_tokens``: most tokens of an answer, that one included; ``batch``:
     prompts decoded together. Beams share their prompt's cache where the LLM allows it, else ``generate`` does the work.
     """
     distinct, where = prompts.distinct()
-    texts: NDArray[np.object_] = np.full(len(distinct), "", object)
+    texts: NDArray[np.object_] = np.full((len(distinct), wanted), "", object)
     search, done = None, 0
     for positions in distinct.batches(1 << 40, batch):
         runtime.checkpoint()
@@ -39,22 +40,27 @@ def generate_titles(
         if search is None:
             # Batches come longest first, so the trial is made on the longest prompt.
             search = beam_search if shares_prefix(model, together) else plain_beam_search
-        answers = search(model, together, end, beams, new_tokens)
-        texts[positions] = [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        answers = search(model, together, end, beams, new_tokens, wanted)
+        for rank, ranked in enumerate(zip(*answers, strict=True)):
+            written = tokenizer.batch_decode(ranked, skip_special_tokens=True)
+            texts[positions, rank] = [text.strip() for text in written]
         done += len(positions)
         runtime.report(done, len(distinct), "generating titles")
     return texts[where].tolist()
 
 
 @torch.inference_mode()
-def plain_beam_search(model: Any, batch: Batch, end: int, beams: int, new_tokens: int) -> list[list[int]]:
-    """The same by transformers' ``generate``: token ids of the best beam, the end token not included.
+def plain_beam_search(
+    model: Any, batch: Batch, end: int, beams: int, new_tokens: int, wanted: int = 1
+) -> list[list[list[int]]]:
+    """The same by transformers' ``generate``: token ids of the ``wanted`` best beams, the end token not included.
 
     Every setting that decides the output is given, and the checkpoint's own generation configuration is put aside: what
     it holds (sampling, penalties, forced tokens) would otherwise fill in for whatever is not given.
     """
     chosen = GenerationConfig(
         num_beams=beams,
+        num_return_sequences=wanted,
         max_new_tokens=new_tokens,
         do_sample=False,
         temperature=1.0,
@@ -71,5 +77,5 @@ def plain_beam_search(model: Any, batch: Batch, end: int, beams: int, new_tokens
         out = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=chosen)
     finally:
         model.generation_config = own
-    answers = out[:, batch.input_ids.shape[1] :].tolist()
-    return [row[: row.index(end)] if end in row else row for row in answers]
+    answers = [until(end, answer) for answer in out[:, batch.input_ids.shape[1] :].tolist()]
+    return [answers[at : at + wanted] for at in range(0, len(answers), wanted)]
