@@ -11,16 +11,16 @@ from prunebench.leaderboard.record import Record, load_record
 from prunebench.leaderboard.tables import leaderboard_markdown, rows
 
 
-def records_of(home: Path) -> list[Record]:
-    """Every record of a home, by run id."""
-    return [load_record(path) for path in sorted((home / "runs").glob("*/record.json"))]
+def records_of(folder: Path) -> list[Record]:
+    """Every record under a folder of runs, by run id."""
+    return [load_record(path) for path in sorted(folder.glob("*/record.json"))]
 
 
-def show(home: Path, dataset: str | None, split: str, as_json: bool) -> None:
+def show(folder: Path, dataset: str | None, split: str, as_json: bool) -> None:
     """Markdown, or rows as JSON, on standard output."""
     records = [
         record
-        for record in records_of(home)
+        for record in records_of(folder)
         if record.protocol.split == split and dataset in (None, record.dataset.name)
     ]
     if as_json:

@@ -214,12 +214,19 @@ def leaderboard() -> None:
     show_default=True,
     help="Runs evaluated on this split.",
 )
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=None,
+    metavar="FOLDER",
+    help="Folder of runs to read.  [default: $PRUNEBENCH_HOME/runs]",
+)
 @JSON
-def show(dataset: str | None, split: str, as_json: bool) -> None:
+def show(dataset: str | None, split: str, records: Path | None, as_json: bool) -> None:
     """Print the leaderboard as markdown."""
     from prunebench.benchmark import boards
 
-    boards.show(home_folder(), dataset, split, as_json)
+    boards.show(records or home_folder() / "runs", dataset, split, as_json)
 
 
 @cli.command()

@@ -9,7 +9,7 @@ import platform
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def bill(store: Store, roots: list[Artefact]) -> tuple[list[schema.StageBill], l
         return schema.StageBill(
             stage=artefact.stage,
             hash=artefact.hash,
-            phase=artefact.phase if artefact.hash in charged else "pretraining",  # type: ignore[arg-type]
+            phase=cast(schema.Phase, artefact.phase if artefact.hash in charged else "pretraining"),
             wall_s=cost.wall_s,
             cpu_s=cost.cpu_s,
             peak_rss_mb=cost.peak_rss_mb,
@@ -179,7 +179,7 @@ def keep(
             for protocol, values in outcome.per_user.items()
             for field in ("recall", "ndcg")
         }
-        np.savez(half / "per_user.npz", users=outcome.queries.users, cutoffs=np.array(CUTOFFS), **arrays)
+        np.savez_compressed(half / "per_user.npz", users=outcome.queries.users, cutoffs=np.array(CUTOFFS), **arrays)
         (half / "record.json").write_text(schema.write_record(record))
     if run.split == "test":
         with (store.home / "test_evaluations.jsonl").open("a") as log:
