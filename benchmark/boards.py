@@ -7,13 +7,19 @@ from pathlib import Path
 
 import click
 
-from prunebench.leaderboard.record import Record, load_record
+from prunebench.leaderboard.record import Record, RecordError, load_record
 from prunebench.leaderboard.tables import leaderboard_markdown, rows
 
 
 def records_of(folder: Path) -> list[Record]:
-    """Every record under a folder of runs, by run id."""
-    return [load_record(path) for path in sorted(folder.glob("*/record.json"))]
+    """Every readable record under a folder of runs, by run id; a line on standard error for each that is not."""
+    records = []
+    for path in sorted(folder.glob("*/record.json")):
+        try:
+            records.append(load_record(path))
+        except RecordError as error:
+            click.echo(f"bench: left out: {error}", err=True)
+    return records
 
 
 def show(folder: Path, dataset: str | None, split: str, as_json: bool) -> None:

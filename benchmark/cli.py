@@ -123,9 +123,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 @click.option(
     "--split",
     type=click.Choice(["valid", "test"]),
-    default="test",
-    show_default=True,
-    help="Develop on valid; every evaluation on test is logged.",
+    default=None,
+    help="Develop on valid; every evaluation on test is logged.  [default: test]",
 )
 @JSON
 def run(**asked: Any) -> None:

@@ -77,6 +77,8 @@ def _choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[Choices, dict
             f"the configuration file has the unknown key {unknown[0]!r}; it takes [run] with {', '.join(sorted(allowed))}, and [method], [backbone], [surrogate], [llm]"
         )
     values = {key: asked.get(key) if asked.get(key) is not None else named.get(key) for key in allowed}
+    if values["split"] not in (None, "valid", "test"):
+        raise ConfigError(f"split = {values['split']!r} in the configuration file: there are valid and test")
     llm = values.pop("llm")
     given: dict[str, Any] = {key: str(value) for key, value in values.items() if value is not None}
     return Choices(**given, overrides={"backbone": {"llm": llm}} if llm else {}), {
@@ -130,7 +132,7 @@ def run(
         if as_json:
             _print_json(out, _plain(records[0]) if seeds is None else {"runs": [_plain(record) for record in records]})
         else:
-            Console(file=out).print(_table(records))
+            _print_table(out, records)
 
 
 def prune(
@@ -148,7 +150,7 @@ def prune(
     with clean_output() as out:
         bench = _workbench(home, device, plugin_files)
         choices, file = _choices(asked, read_file(config_file) if config_file else {})
-        resolved, dataset, _ = bench.resolve(choices, settings, file, Seeds.all(seed or 0))
+        resolved, dataset, _ = bench.resolve(choices, settings, file, Seeds.all(seed or 0), select_only=True)
         pruned, stages = bench.prune(resolved, dataset)
         ids = pruned.selection.ids.tolist()
         if as_json:
@@ -197,6 +199,13 @@ def _plain(record: Record) -> dict[str, Any]:
 def _print_json(out: Any, value: Any) -> None:
     json.dump(value, out, indent=1)
     out.write("\n")
+
+
+def _print_table(out: Any, records: list[Record]) -> None:
+    """Never narrower than its figures: a figure cut short is worse than a line that wraps."""
+    console = Console(file=out)
+    console.width = max(console.width, 16 + 12 * len(records))
+    console.print(_table(records))
 
 
 def _table(records: list[Record]) -> Table:

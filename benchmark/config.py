@@ -95,6 +95,12 @@ def build(kind: type[Config], values: Mapping[str, Any], what: str) -> Config:
         raise ConfigError(one_line(error, what)) from None
 
 
+def by_field(kind: type[Config], values: Any) -> Any:
+    """Settings under their fields' names where an alias was used, so that they merge with those that were not."""
+    names = {info.alias: field for field, info in kind.model_fields.items() if info.alias}
+    return {names.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
+
+
 def presets(dataset: str, backbone: str, llm: str) -> dict[str, Any]:
     """The settings kept for a data set, a backbone and a base LLM: ``budget`` and one table per section."""
     table = tomllib.loads(PRESETS.read_text())
@@ -172,8 +178,10 @@ def parse_budget(text: str | int | None, n: int) -> int:
     try:
         share = str(text).endswith("%")
         budget = round(float(str(text)[:-1]) / 100 * n) if share else int(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"budget {text!r} is no number of samples; use e.g. 1024, 2% or full") from None
+    if share and budget == 0 and float(str(text)[:-1]) > 0:
+        raise ConfigError(f"budget {text} of {n} samples is less than one; give 0 for zero-shot")
     if not 0 <= budget <= n:
         raise ConfigError(f"budget {text} is outside 0 … {n}, the samples this data set has")
     return budget

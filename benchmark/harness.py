@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunebench.benchmark import metrics
-from prunebench.benchmark.config import RunConfig
+from prunebench.benchmark.config import NO_METHOD, RunConfig
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import Reporter
 from prunebench.benchmark.signals import (
@@ -86,9 +86,10 @@ class Harness:
 
     def prune(self) -> Pruned:
         """Evidence, then the selection. A budget of 0, or a reference that uses no samples, needs neither."""
-        if self.run.budget == 0 or not self.backbone.uses_samples:
+        if self.run.method == NO_METHOD or self.run.budget == 0:
             return Pruned(Selection(np.empty(0, np.int64)), None)
         requests = self.method.requests()
+        self.graph.check([*requests.values(), *self.backbone.needs("fit").values()])
         shared = {
             "method": self.run.method,
             "code": self.method.version,
@@ -174,7 +175,8 @@ class Harness:
             "seed": self.run.seeds.finetune,
             **self._data_key(),
         }
-        self.graph.reads["fine-tuning"] = ["titles", "train (selected samples)", "stop"]
+        unused = {"samples", "stop"} if self.backbone.uses_samples and not len(ids) else set()
+        self.graph.reads["fine-tuning"] = [part for part in backbone.reads if part not in unused]
         return self._stage("fit", backbone.version, key, make, self._artefacts(needs), "fine-tuning")
 
     # -- rank and measure ----------------------------------------------------------------------------------------
@@ -230,6 +232,10 @@ class Harness:
 
     def execute(self) -> Outcome:
         """All stages, each from the store where it is there already."""
+        if self.run.split == "valid" and "valid" in self.backbone.reads:
+            raise RecommenderError(
+                f"backbone {self.run.backbone} has counted the validation targets; use --set backbone.count=train with --split valid"
+            )
         pruned = self.prune()
         fitted = self.fit(pruned.selection.ids)
         predictions = self.predict(fitted)
@@ -239,6 +245,7 @@ class Harness:
             "unmasked": metrics.evaluate(rankings, queries.targets, CUTOFFS),
             "masked": metrics.evaluate(metrics.mask(rankings, queries.histories), queries.targets, CUTOFFS),
         }
+        self.graph.reads["inference"] = ["train", "valid"] if self.run.split == "test" else ["train"]
         self.graph.reads["evaluation"] = [self.run.split if self.run.split == "test" else "select"]
         return Outcome(
             self.run,

@@ -54,7 +54,7 @@ def _runs(kind: str, home: Path) -> list[dict[str, Any]]:
                     "record": str(path),
                 }
             )
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             rows.append({"name": path.parent.name, "damaged": True, "record": str(path)})
     return sorted(rows, key=lambda row: (row.get("finished", ""), row["name"]))
 

@@ -258,11 +258,12 @@ def _cpu_seconds() -> float:
 def hardware() -> str:
     """The machine in words: processor, cores and hardware threads this process may use, GPU where PyTorch sees one."""
     cuda = _cuda()
-    return _processor() if cuda is None else f"{_processor()} + {cuda.get_device_name()}"
+    return processor_in_words() if cuda is None else f"{processor_in_words()} + {cuda.get_device_name()}"
 
 
 @functools.cache
-def _processor() -> str:
+def processor_in_words() -> str:
+    """Processor, cores, and hardware threads this process may use."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(psutil.cpu_count(logical=False) or threads, threads)
     return f"{_processor_name()}, {cores} cores, {threads} threads"

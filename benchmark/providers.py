@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import hf_hub_download
 from pydantic import Field
 
 from prunebench.benchmark.config import build
+from prunebench.benchmark.progress import Report
 from prunebench.benchmark.signals import Context
 from prunebench.benchmark.store import Artefact, Workspace
 from prunebench.methods import selection
@@ -21,6 +23,8 @@ from prunebench.recommenders.bigrec.catalogue import CatalogueConfig, pretrain
 from prunebench.recommenders.encoder import EncoderConfig, SentenceEncoder
 
 CATALOGUE = "catalogue"
+CHUNK = 8192
+"""Samples whose effort is computed between two points a killed run can continue from."""
 
 
 def titles_digest(titles: tuple[str, ...]) -> str:
@@ -35,6 +39,17 @@ def folder_digest(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def hub_commit(name: str) -> str:
+    """The commit a Hub id stands for now, or offline in the local cache. Raises RecommenderError in one line."""
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent.name
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RecommenderError(
+            f"LLM {name!r} is no local folder and cannot be had from the Hub ({reason}); check the name and the network, or give a folder"
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,42 +95,31 @@ class LLMSignal:
         return {"title_vectors": Request("title_vectors")} if config.name == CATALOGUE else {}
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
+        """A folder is its files, wherever it lies; a Hub id is the commit it stands for."""
         if config.name == CATALOGUE:
-            return {
-                "catalogue": self._catalogue(context).model_dump(mode="json"),
-                "titles": titles_digest(context.dataset.titles),
-            }
+            catalogue = self._catalogue(context).model_dump(mode="json")
+            return {"catalogue": catalogue, "titles": titles_digest(context.dataset.titles)}
         folder = Path(config.name).expanduser()
-        if not folder.is_dir():
-            return {}
-        if not (folder / "config.json").is_file():
-            raise RecommenderError(
-                f"{folder} is no model folder (it has no config.json); --llm takes catalogue, a Hub id, or a folder saved by save_pretrained"
-            )
-        return {"files": folder_digest(folder)}
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise RecommenderError(
+                    f"{folder} is no model folder (it has no config.json); --llm takes catalogue, a Hub id, or a folder saved by save_pretrained"
+                )
+            return {"config": {}, "files": folder_digest(folder)}
+        return {"commit": hub_commit(config.name)}
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
         if config.name != CATALOGUE:
-            folder = Path(config.name).expanduser()
-            return {"llm": str(folder.resolve()) if folder.is_dir() else config.name}
+            return {}
         vectors = context.inputs["title_vectors"].vectors
-        return {
-            "llm": CATALOGUE,
-            **(
-                pretrain(
-                    context.dataset.titles,
-                    vectors,
-                    self._catalogue(context),
-                    context.runtime,
-                    work.folder,
-                    work.scratch,
-                )
-                or {}
-            ),
-        }
+        catalogue = self._catalogue(context)
+        return pretrain(context.dataset.titles, vectors, catalogue, context.runtime, work.folder, work.scratch)
 
     def load(self, config: Config, context: Context, artefact: Artefact) -> Path | str:
-        return artefact.folder if artefact.info["llm"] == CATALOGUE else artefact.info["llm"]
+        if config.name == CATALOGUE:
+            return artefact.folder
+        folder = Path(config.name).expanduser()
+        return folder.resolve() if folder.is_dir() else config.name
 
     def _catalogue(self, context: Context) -> CatalogueConfig:
         return build(CatalogueConfig, context.run.llm_config, "the catalogue LLM")  # type: ignore[return-value]
@@ -203,9 +207,16 @@ class EffortSignal:
         if config.candidates and config.candidates < len(samples):
             seed = context.runtime.derive("effort candidates")
             chosen = np.sort(selection.top(context.inputs["by"], samples.ids, config.candidates, seed))
-        scores[chosen] = context.backbone_with(context.inputs).effort(
-            samples.take(samples.ids[chosen]), context.runtime
-        )
+        backbone, ids = context.backbone_with(context.inputs), samples.ids[chosen]
+        for start in range(0, len(ids), CHUNK):
+            part = work.scratch / f"effort-{start:09d}.npy"
+            if not part.exists():
+                runtime = replace(context.runtime, report=_shifted(context.runtime.report, start, len(ids)))
+                half = part.with_suffix(".half.npy")
+                np.save(half, backbone.effort(samples.take(ids[start : start + CHUNK]), runtime))
+                half.replace(part)
+                work.keep()
+            scores[chosen[start : start + CHUNK]] = np.load(part)
         np.savez(work.folder / "scores.npz", ids=samples.ids, scores=scores)
         return {"scored": len(chosen)}
 
@@ -218,6 +229,11 @@ class EffortSignal:
                 f"backbone {context.run.backbone} has no effort score; set method.use_effort=false, or prune for a backbone that has one, e.g. bigrec"
             )
         return context.backbone
+
+
+def _shifted(report: Report, start: int, total: int) -> Report:
+    """Progress of one chunk as progress of the whole."""
+    return lambda done, _, what: report(start + done, total, what)
 
 
 def _scores(artefact: Artefact, context: Context) -> np.ndarray:

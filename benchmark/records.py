@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import time
@@ -13,14 +14,17 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from prunebench.benchmark import metrics
-from prunebench.benchmark.config import NO_METHOD, RunConfig
+from prunebench.benchmark.config import RunConfig
 from prunebench.benchmark.harness import CUTOFFS, Outcome, Pruned, ids_digest
 from prunebench.benchmark.meter import Bill, hardware
 from prunebench.benchmark.store import Artefact, Store, created_by
 from prunebench.datasets.files import atomic_folder
 from prunebench.leaderboard import record as schema
+
+logger = logging.getLogger(__name__)
 
 METRICS_VERSION = 1
 PACKAGES = (
@@ -79,6 +83,7 @@ def bill(store: Store, roots: list[Artefact]) -> tuple[list[schema.StageBill], l
             peak_gpu_mb=cost.peak_gpu_mb,
             device=cost.device,
             tokens=tokens if isinstance(tokens, int) else None,
+            notes=artefact.info.get("notes", {}) if artefact.stage != "selection" else {},
         )
 
     whole = [entry(artefact, artefact.bill) for artefact in lineage.values()]
@@ -102,10 +107,10 @@ def selection_facts(outcome_or_samples: Any, pruned: Pruned, labels: np.ndarray 
     )
 
 
-def settings(run: RunConfig) -> dict[str, Any]:
-    """The resolved configuration by section, without seeds; of the surrogate and the base LLM only where they can matter."""
+def settings(run: RunConfig, stages: set[str]) -> dict[str, Any]:
+    """The resolved configuration by section, without seeds; of the surrogate only where the run's ``stages`` have one."""
     sections = {"method": run.method_config, "backbone": run.backbone_config}
-    if run.method != NO_METHOD:
+    if "surrogate" in stages:
         sections["surrogate"] = {"name": run.surrogate, **run.surrogate_config}
     if run.llm_config:
         sections["llm"] = run.llm_config
@@ -128,9 +133,15 @@ def keep(
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = store.home / "runs" / name
     if (folder / "record.json").exists():
-        return schema.load_record(folder / "record.json"), folder
+        try:
+            known = schema.load_record(folder / "record.json")
+        except schema.RecordError as error:
+            logger.warning("%s; writing it again", error)
+        else:
+            log_test_evaluation(store.home, known)
+            return known, folder
     stages, killed = bill(store, roots)
-    config = settings(run)
+    config = settings(run, {stage.stage for stage in stages})
     info = outcome.fitted.info
     record = schema.Record(
         run=name,
@@ -171,6 +182,7 @@ def keep(
         totals=schema.total(stages),
         killed=killed,
     )
+    log_test_evaluation(store.home, record)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, overwrite=True) as half:
         np.savetxt(half / "selection.txt", outcome.pruned.selection.ids, fmt="%d")
@@ -181,10 +193,20 @@ def keep(
         }
         np.savez_compressed(half / "per_user.npz", users=outcome.queries.users, cutoffs=np.array(CUTOFFS), **arrays)
         (half / "record.json").write_text(schema.write_record(record))
-    if run.split == "test":
-        with (store.home / "test_evaluations.jsonl").open("a") as log:
-            log.write(
-                json.dumps({"run": name, "finished": record.finished, "digest": record.digest, "command": command})
-                + "\n"
-            )
     return record, folder
+
+
+def log_test_evaluation(home: Path, record: schema.Record) -> None:
+    """One line per run that looked at test, written before its record can be seen and never twice."""
+    if record.protocol.split != "test":
+        return
+    path = home / "test_evaluations.jsonl"
+    with FileLock(path.with_suffix(".lock")):
+        logged = path.read_text().splitlines() if path.exists() else []
+        if record.run in {json.loads(line)["run"] for line in logged}:
+            return
+        facts = {"run": record.run, "finished": record.finished, "digest": record.digest, "command": record.command}
+        with path.open("a") as log:
+            log.write(json.dumps(facts) + "\n")
+            log.flush()
+            os.fsync(log.fileno())

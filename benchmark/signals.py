@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +91,13 @@ class Graph:
         """The artefact of a request, built if the store has none."""
         return self._resolve(request)[0]
 
+    def check(self, requests: Iterable[Request]) -> None:
+        """Ask every provider on the way for its needs, so that what cannot work fails before anything is built."""
+        for request in requests:
+            provider: Signal = self.context.registry.resolve("signals", request.name)()
+            config = build(provider.Config, request.config, f"signal {request.name!r}")
+            self.check(provider.needs(config, self.context).values())
+
     def value(self, request: Request) -> Any:
         """The loaded value of a request; loaded once per run."""
         artefact, load = self._resolve(request)
@@ -114,6 +121,9 @@ class Graph:
             "seed": seed,
             **provider.key(config, context),
         }
+        code = self.context.registry.origin("signals", request.name).sha256
+        if code is not None:
+            key["plugin"] = code
         self.reads[request.name] = list(provider.reads)
 
         def make(work: Workspace) -> dict[str, Any] | None:
@@ -128,7 +138,7 @@ class Graph:
         def load() -> Any:
             return provider.load(config, replace(context, inputs=self.values(needs)), artefact)
 
-        name = json.dumps([request.name, key["config"]], sort_keys=True)
+        name = json.dumps([request.name, config.model_dump(mode="json")], sort_keys=True)
         if name not in self._artefacts:
             self._artefacts[name] = self.store.get_or_build(
                 request.name, provider.version, key, make, upstream, phase=provider.phase

@@ -18,13 +18,14 @@ from prunebench.benchmark.config import (
     RunConfig,
     Seeds,
     build,
+    by_field,
     merge,
     parse_budget,
     parse_settings,
     presets,
 )
 from prunebench.benchmark.harness import Harness, Pruned
-from prunebench.benchmark.meter import hardware
+from prunebench.benchmark.meter import processor_in_words
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import Reporter
 from prunebench.benchmark.providers import CATALOGUE
@@ -56,7 +57,7 @@ class Workbench:
         if self.torch_device.type == "cuda":
             torch.cuda.init()
         # One description for every stage of a run, also for those that leave the accelerator alone.
-        self.store = Store(self.home, device=hardware())
+        self.store = Store(self.home, device=describe(self.torch_device))
         self.library = Library(self.home)
 
     def load_plugin(self, path: Path) -> None:
@@ -80,9 +81,17 @@ class Workbench:
     # -- from choices to a resolved configuration -----------------------------------------------------------------
 
     def resolve(
-        self, choices: Choices, settings: tuple[str, ...], file: Mapping[str, Any], seeds: Seeds
+        self,
+        choices: Choices,
+        settings: tuple[str, ...],
+        file: Mapping[str, Any],
+        seeds: Seeds,
+        select_only: bool = False,
     ) -> tuple[RunConfig, RecDataset, dict[str, Any]]:
         """Defaults < presets < file < --set, every default written out; with the data set, and the defaults for comparison.
+
+        A run has no method where nothing is selected: for a budget of 0, and (unless ``select_only``) for a reference
+        that no selection can change.
 
         Raises ConfigError, PluginError or DataError in one line.
         """
@@ -98,20 +107,25 @@ class Workbench:
             for name, kind in kinds.items()
         }
         overrides = choices.overrides or {}
-        asked = parse_settings(settings, fields)
+        asked = parse_settings(settings, {**fields, "seeds": [*Seeds.model_fields]})
+        seeds = seeds.model_copy(
+            update=build(Seeds, {**seeds.model_dump(), **asked.get("seeds", {})}, "seeds").model_dump()
+        )
         chosen = merge(file, merge(overrides, asked)).get("backbone", {})
         llm = chosen.get("llm", CATALOGUE) if isinstance(chosen, dict) else CATALOGUE
         preset = presets(dataset.name, choices.backbone, str(llm))
         kept = {name: {k: v for k, v in preset.get(name, {}).items() if k in fields[name]} for name in SECTIONS}
         sections: dict[str, dict[str, Any]] = {}
         for name in SECTIONS:
-            in_file = file.get(name, {})
+            in_file = by_field(kinds[name], file.get(name, {}))
             if not isinstance(in_file, dict):
                 raise ConfigError(
                     f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line"
                 )
             known = kept[name] if name != "backbone" or choices.preset is None else self._named(choices)
-            sections[name] = merge(merge(known, in_file), merge(overrides.get(name, {}), asked.get(name, {})))
+            sections[name] = merge(
+                merge(known, in_file), merge(overrides.get(name, {}), by_field(kinds[name], asked.get(name, {})))
+            )
         labels = {
             "method": f"method {choices.method}",
             "backbone": f"backbone {choices.backbone}",
@@ -124,9 +138,11 @@ class Workbench:
         plain = {name: _defaults(kinds[name], kept[name]) for name in SECTIONS}
 
         samples = len(dataset.samples())
+        if not samples:
+            raise ConfigError(f"data set {dataset.name} has no user with two training items or more, so no sample")
         backbone = self.registry.resolve("backbones", choices.backbone)
         method, budget = choices.method, self._budget(choices, file, preset, samples)
-        if not backbone.uses_samples or budget == 0:
+        if budget == 0 or not (backbone.uses_samples or select_only):
             method, budget, full["method"] = NO_METHOD, 0, {}
         uses_catalogue = full["backbone"].get("llm") == CATALOGUE
         run = RunConfig(
@@ -193,6 +209,10 @@ class Workbench:
 
     def run(self, run: RunConfig, dataset: RecDataset, defaults: dict[str, Any]) -> tuple[Record, Path]:
         """One run to its record and the record's folder; whatever is in the store already is not built again."""
+        if not dataset.split(run.split).lengths.any():
+            raise ConfigError(
+                f"data set {dataset.name} has no {run.split} interactions to evaluate on; it can be pruned"
+            )
         return keep(self.harness(run, dataset).execute(), self.store, defaults, self.command, self.torch_device)
 
     def prune(self, run: RunConfig, dataset: RecDataset) -> tuple[Pruned, list[StageBill]]:
@@ -207,6 +227,12 @@ def _defaults(kind: type[Config], kept: Mapping[str, Any]) -> dict[str, Any]:
     if any(info.is_required() and key not in kept for key, info in kind.model_fields.items()):
         return {}
     return kind.model_validate(dict(kept)).model_dump(mode="json")
+
+
+def describe(device: torch.device) -> str:
+    """The hardware a run's seconds belong to: processor and threads, and the accelerator if the run uses one."""
+    processor = f"{processor_in_words()}, {torch.get_num_threads()} used"
+    return f"{processor} + {torch.cuda.get_device_name(device)}" if device.type == "cuda" else processor
 
 
 def choose_device(name: str) -> torch.device:

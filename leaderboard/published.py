@@ -1,17 +1,19 @@
-"""The published figures of Lin et al., SIGIR 2024 (tables 2 and 3), to print beside ours."""
+"""The published figures of Lin et al., SIGIR 2024 (tables 1 to 3), to print beside ours."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+
+from prunebench.leaderboard.record import DatasetFacts, Record
 
 BUDGET = 1024
 """Samples kept in all of the paper's pruned rows."""
 LAMBDA = {"games": 0.3, "microlens-50k": 1.0, "book": 1.0}
 """λ of the paper's DEALRec rows, per data set."""
+FINGERPRINTS = {"games": "c592d3155173a844"}
+"""Content of the paper's data sets as their authors released them."""
 _COLUMNS = {"games": "games", "microlens-50k": "microlens", "book": "book"}
 
 
@@ -20,35 +22,43 @@ def cutoffs(dataset: str) -> tuple[int, int]:
     return (20, 50) if dataset in ("microlens-50k", "book") else (10, 20)
 
 
-def figures(
-    dataset: str,
-    backbone: str,
-    method: str,
-    budget: int,
-    share: float,
-    settings: Mapping[str, Any],
-    changed: Iterable[str],
-) -> dict[str, float]:
-    """The paper's figures for a row, as ``{"R@10": 0.0181, …}``; empty where it has none.
+def figures(record: Record) -> dict[str, float]:
+    """The paper's figures for a run, as ``{"R@10": 0.0181, …}``; empty where it has none.
 
-    A pruned row must have the paper's budget, and the full row all samples. ``settings`` are the method's own, and
-    ``changed`` names those that are not at their defaults: none may be but λ, which must be the paper's.
+    It has them for the test split of its own data sets. A pruned run must have the paper's budget, and the full one all
+    samples. Of the method's settings none may differ from its default but λ, which must be the paper's.
     """
-    if dataset not in _COLUMNS or (share < 1 if method == "full" else budget != BUDGET):
+    name = record.dataset.name
+    if record.protocol.split != "test" or not _is_papers(record.dataset):
         return {}
-    if set(changed) - {"lam"} or settings.get("lam", LAMBDA[dataset]) != LAMBDA[dataset]:
+    if (record.share < 1) if record.method == "full" else (record.budget != BUDGET):
         return {}
-    prefix = _COLUMNS[dataset] + "_"
-    for row in _rows():
-        if (row["backbone"], row["method"]) == (backbone, method):
+    changed = {key for key in record.changes if key.startswith("method.")}
+    if changed - {"method.lam"} or record.config.get("method", {}).get("lam", LAMBDA[name]) != LAMBDA[name]:
+        return {}
+    prefix = _COLUMNS[name] + "_"
+    for row in _results():
+        if (row["backbone"], row["method"]) == (record.backbone, record.method):
             named = {key.removeprefix(prefix): text for key, text in row.items() if key.startswith(prefix)}
             return {key: float(text) for key, text in named.items() if text and "@" in key}
     return {}
 
 
+def _is_papers(dataset: DatasetFacts) -> bool:
+    """Whether these are the paper's data, not just of that name: by content where it is known, or by table 1's counts."""
+    counts = (dataset.counts.get("users"), dataset.counts.get("items"))
+    papers = {row["dataset"]: (int(row["users"]), int(row["items"])) for row in _table("table1_datasets.csv")}
+    return dataset.name in papers and (
+        dataset.fingerprint == FINGERPRINTS.get(dataset.name) or counts == papers[dataset.name]
+    )
+
+
+def _results() -> list[dict[str, str]]:
+    full = [row for row in _table("table3_full_vs_dealrec_bigrec.csv") if row["method"] == "full"]
+    return [*_table("table2_overall.csv"), *({"backbone": "bigrec", **row} for row in full)]
+
+
 @cache
-def _rows() -> list[dict[str, str]]:
-    folder = files(__package__) / "paper"
-    overall = list(csv.DictReader((folder / "table2_overall.csv").read_text(encoding="utf-8").splitlines()))
-    full = csv.DictReader((folder / "table3_full_vs_dealrec_bigrec.csv").read_text(encoding="utf-8").splitlines())
-    return overall + [{"backbone": "bigrec", **row} for row in full if row["method"] == "full"]
+def _table(name: str) -> list[dict[str, str]]:
+    text = (files(__package__) / "paper" / name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 2 added ``StageBill.notes``. Records of version 1 are still read: they have none."""
 
 Phase = Literal["pretraining", "pruning", "fine-tuning", "inference"]
 COUNTED: tuple[Phase, ...] = ("pruning", "fine-tuning", "inference")
@@ -116,7 +117,8 @@ class StageBill(Part):
     """What one artefact cost when it was built: seconds, and the stage's own peaks in MB of 2^20 bytes.
 
     ``device`` names the hardware in words, several joined by `` | `` where an interrupted stage went on elsewhere:
-    seconds of different hardware are never added up.
+    seconds of different hardware are never added up. ``notes``: what the stage said of itself, such as an influence
+    solver's iterations and residual.
     """
 
     stage: str
@@ -128,6 +130,7 @@ class StageBill(Part):
     peak_gpu_mb: float = Field(default=0.0, ge=0)
     device: str
     tokens: int | None = None
+    notes: dict[str, float | int | str | None] = {}
 
     @property
     def devices(self) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prunebench.leaderboard import published
-from prunebench.leaderboard.record import Record, Totals
+from prunebench.leaderboard.record import COUNTED, Phase, Record
 
 REFERENCES = ("content_knn", "popular", "sasrec")
 """Backbones every other row is read against: they stand in every table of their data set."""
@@ -19,6 +20,8 @@ MISSING = "–"
 
 Row = dict[str, Any]
 
+_PRUNING = ("method", "surrogate")
+"""Sections of a configuration that choose the samples; the others say what is trained on them."""
 _SECONDS = ("pruning_s", "fine_tuning_s", "inference_s", "total_s")
 _UNSAFE = {"|": "&#124;", "`": "&#96;", "*": "&#42;", "[": "&#91;", "]": "&#93;", "\\": "&#92;"}
 
@@ -28,14 +31,18 @@ def rows(records: Iterable[Record], full_reference: str = "full") -> list[Row]:
 
     ``metrics``: protocol → metric name (``R@10``, ``N@10``, …, and under ``warm`` and ``cold``) → ``{"mean", "sd"}``. A
     run that lacks a value leaves the row's mean None: nothing is averaged over what is there. ``sd`` is the sample
-    standard deviation over seeds, None for one seed. ``cost`` holds mean wall seconds per phase, None where stages or
-    seeds ran on different hardware. ``of_full`` is the total cost over that of ``full_reference`` with the same data
-    set, backbone and LLM on the same hardware. Of runs with equal configuration and seeds the last finished counts.
+    standard deviation over seeds, None for one seed. ``hardware`` lists where the phases a method is charged for ran;
+    ``cost`` holds mean wall seconds per phase, None where stages or seeds ran on different hardware. ``of_full`` is the
+    total cost over that of ``full_reference`` on the same split, data and hardware, configured alike (``setting``). Of
+    runs with equal configuration and seeds the last finished counts.
     """
     groups: dict[str, dict[str, Record]] = {}
     for record in sorted(records, key=lambda record: (record.finished, record.run)):
         groups.setdefault(record.digest, {})[record.seeds.model_dump_json()] = record
     made = [_row(list(by_seed.values())) for by_seed in groups.values()]
+    shown = Counter(map(_shown, made))
+    for row in [row for row in made if shown[_shown(row)] > 1]:
+        row |= _labels(row, row["plugins"])
     made.sort(key=_order)
     for row in made:
         row["of_full"] = _of_full(row, made, full_reference)
@@ -50,12 +57,13 @@ def leaderboard_markdown(
 ) -> str:
     """Markdown tables, one per data set × split × backbone × LLM × budget.
 
-    A table also lists its backbone with no samples (zero-shot) and with all of them, and the reference backbones.
+    A table also lists its backbone with no samples (zero-shot) and with all of them, and the reference backbones. Every
+    row stands in a table: a reference with a budget that no other backbone has heads one.
     ``protocol`` is ``unmasked`` (as the paper evaluates) or ``masked`` (history items removed).
     """
     everything = rows(records, full_reference)
     tables = []
-    for key in dict.fromkeys(_table(row) for row in everything if _heads_table(row, everything, references)):
+    for key in _tables(everything, references):
         members = [row for row in everything if _belongs(row, key, references)]
         tables.append(_render(members, key, protocol))
     if not tables:
@@ -66,9 +74,9 @@ def leaderboard_markdown(
 def _row(runs: list[Record]) -> Row:
     runs = sorted(runs, key=lambda run: (run.seeds.signal, run.seeds.selection, run.seeds.finetune))
     last = max(runs, key=lambda run: (run.finished, run.run))
-    hardware = sorted({device for run in runs for entry in run.bill for device in entry.devices})
-    totals = [run.totals for run in runs]
-    return {
+    plugins = last.config.get("plugins", {})
+    setting = {part: value for part, value in last.config.items() if part not in (*_PRUNING, "plugins")}
+    row = {
         "dataset": last.dataset.name,
         "fingerprint": last.dataset.fingerprint,
         "split": last.protocol.split,
@@ -78,28 +86,21 @@ def _row(runs: list[Record]) -> Row:
         "share": last.share,
         "method": last.method,
         "changes": last.changes,
-        "label": _label(_method_name(last), _own(last.changes, ("method", "surrogate"))),
-        "backbone_label": _label(last.backbone, _own(last.changes, ("backbone", "llm"))),
+        "setting": setting | {"plugins": {part: sha for part, sha in plugins.items() if part not in _PRUNING}},
+        "plugins": plugins,
         "config_digest": last.digest,
         "runs": [run.run for run in runs],
         "seeds": [run.seeds.model_dump() for run in runs],
         "users": last.protocol.users_evaluated,
         "metrics": {name: _metrics(runs, name) for name in dict.fromkeys(name for run in runs for name in run.metrics)},
-        "cost": {name: _cost(totals, name, hardware) for name in ("pretraining_s", *_SECONDS)},
-        "hardware": hardware,
-        "peak_rss_mb": max(part.peak_rss_mb for part in totals),
-        "peak_gpu_mb": max(part.peak_gpu_mb for part in totals),
+        "cost": {name: _cost(runs, name) for name in ("pretraining_s", *_SECONDS)},
+        "hardware": _hardware(runs, COUNTED),
+        "peak_rss_mb": max(run.totals.peak_rss_mb for run in runs),
+        "peak_gpu_mb": max(run.totals.peak_gpu_mb for run in runs),
         "noise_share": _spread([run.selection.noise_share for run in runs])["mean"],
-        "paper": published.figures(
-            last.dataset.name,
-            last.backbone,
-            last.method,
-            last.budget,
-            last.share,
-            last.config.get("method", {}),
-            _own(last.changes, ("method",)),
-        ),
+        "paper": published.figures(last),
     }
+    return row | _labels(row, {})
 
 
 def _metrics(runs: list[Record], protocol: str) -> dict[str, Any]:
@@ -124,13 +125,18 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(known), "sd": statistics.stdev(known) if len(known) > 1 else None}
 
 
-def _cost(totals: list[Totals], name: str, hardware: list[str]) -> float | None:
-    return _spread([getattr(part, name) for part in totals])["mean"] if len(hardware) <= 1 else None
+def _hardware(runs: list[Record], phases: tuple[Phase, ...]) -> list[str]:
+    return sorted({device for run in runs for entry in run.bill if entry.phase in phases for device in entry.devices})
+
+
+def _cost(runs: list[Record], name: str) -> float | None:
+    hardware = _hardware(runs, ("pretraining",) if name == "pretraining_s" else COUNTED)
+    return _spread([getattr(run.totals, name) for run in runs])["mean"] if len(hardware) <= 1 else None
 
 
 def _of_full(row: Row, everything: list[Row], full_reference: str) -> float | None:
     """Total cost over the full run's. Of several full rows, the one nearest to the defaults is the reference."""
-    same = ("dataset", "fingerprint", "backbone", "llm", "hardware")
+    same = ("dataset", "fingerprint", "split", "backbone", "llm", "setting", "hardware")
     candidates = [
         other
         for other in everything
@@ -142,10 +148,19 @@ def _of_full(row: Row, everything: list[Row], full_reference: str) -> float | No
     return row["cost"]["total_s"] / full["cost"]["total_s"]
 
 
-def _method_name(record: Record) -> str:
-    if record.method != NO_METHOD:
-        return record.method
-    return "zero-shot" if record.llm else MISSING
+def _method_name(row: Row) -> str:
+    if row["method"] != NO_METHOD:
+        return str(row["method"])
+    return "zero-shot" if row["llm"] else MISSING
+
+
+def _labels(row: Row, plugins: Mapping[str, str]) -> dict[str, str]:
+    """A row's two labels; ``plugins`` (part → sha256) are named in them as if they were settings."""
+    changes = row["changes"] | {f"{part}.plugin": sha256[:8] for part, sha256 in plugins.items()}
+    return {
+        "label": _label(_method_name(row), _own(changes, _PRUNING)),
+        "backbone_label": _label(row["backbone"], _own(changes, ("backbone", "llm"))),
+    }
 
 
 def _own(changes: dict[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
@@ -175,19 +190,22 @@ def _table(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("dataset", "fingerprint", "split", "backbone", "llm", "budget"))
 
 
+def _shown(row: Row) -> tuple[Any, ...]:
+    return (*_table(row), row["label"], row["backbone_label"])
+
+
 def _is_bound(row: Row) -> bool:
     """Zero-shot or all the data: the two ends that every budget is read against."""
     return row["budget"] == 0 or row["share"] == 1
 
 
-def _heads_table(row: Row, everything: list[Row], references: Sequence[str]) -> bool:
-    """Whether a row asks for a table of its own rather than standing in another's."""
-    place = _table(row)
-    if row["backbone"] in references:
-        return not any(other["backbone"] not in references and _table(other)[:3] == place[:3] for other in everything)
-    return not _is_bound(row) or not any(
-        not _is_bound(other) and _table(other)[:5] == place[:5] for other in everything
-    )
+def _tables(everything: list[Row], references: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The fewest tables that hold every row, in row order: one per budget tried, then what those leave out."""
+    keys: list[tuple[Any, ...]] = []
+    for row in sorted(everything, key=lambda row: (row["backbone"] in references, _is_bound(row), -row["share"])):
+        if not any(_belongs(row, key, references) for key in keys):
+            keys.append(_table(row))
+    return [key for key in dict.fromkeys(map(_table, everything)) if key in keys]
 
 
 def _belongs(row: Row, key: tuple[Any, ...], references: Sequence[str]) -> bool:

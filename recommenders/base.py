@@ -130,6 +130,11 @@ class Backbone(Protocol):
     uses_samples: ClassVar[bool]
     """False for references that no selection can change, e.g. `popular`: they get no pruning stage."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Parts of the data ``fit`` looks at, for the record: ``titles``, ``train``, ``valid``, ``samples``, ``stop``."""
+        ...
+
     def needs(self, stage: Stage) -> dict[str, Request]:
         """The resources a stage uses, e.g. ``{"llm": Request("llm", {"name": "catalogue"})}``."""
         ...

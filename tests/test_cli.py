@@ -29,6 +29,7 @@ class Counted:
     name = "counted"
     version = 1
     uses_samples = True
+    reads = ("samples",)
 
     class Config(Config):
         smoothing: float = 0.0
@@ -281,6 +282,11 @@ def test_settings_reach_into_tables_and_merge() -> None:
         ((*RUN[:-1], "61"), "outside 0"),
         ((*RUN[:-1], "-1"), "outside 0"),
         ((*RUN[:-1], "many"), "many"),
+        ((*RUN[:-1], "0.5%"), "less than one"),
+        ((*RUN[:-1], "inf%"), "inf%"),
+        (("run", "--dataset", "tiny", "--backbone", "popular", "--split", "valid"), "count=train"),
+        (("run", "--dataset", "tiny", "--backbone", "counted", "--method", "dealrec"), "no effort score"),
+        ((*RUN, "--set", "seeds.finetun=1"), "finetune"),
         ((*RUN, "--set", "backbone.smothing=1"), "smoothing"),
         ((*RUN, "--set", "backbone.smoothing=much"), "smoothing"),
         ((*RUN, "--set", "smoothing"), "key=value"),
@@ -302,6 +308,64 @@ def test_a_mistake_gets_one_line_and_exit_code_2(bench: Bench, words: tuple[str,
     assert "Traceback" not in err
     assert last.startswith("bench: ")
     assert said in last
+
+
+def test_the_split_of_a_configuration_file_counts(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        '[run]\nmethod = "random"\nbackbone = "counted"\ndataset = "tiny"\nbudget = 7\nsplit = "valid"\n'
+    )
+    record = json.loads(bench("run", "--config", str(tmp_path / "run.toml"), "--json", plugin=True)[1])
+    assert record["protocol"]["split"] == "valid"
+    assert not (tmp_path / "home" / "test_evaluations.jsonl").exists()
+    (tmp_path / "run.toml").write_text('[run]\nsplit = "all"\n')
+    code, _, err = bench("run", "--config", str(tmp_path / "run.toml"))
+    assert (code, "split = 'all'" in err) == (2, True)
+
+
+def test_seeds_can_be_crossed(bench: Bench) -> None:
+    record = json.loads(bench(*RUN, "--seed", "1", "--set", "seeds.finetune=5", "--json", plugin=True)[1])
+    assert record["seeds"] == {"signal": 1, "selection": 1, "finetune": 5}
+
+
+def test_a_spoilt_record_is_written_again_and_does_not_take_the_board_down(bench: Bench, tmp_path: Path) -> None:
+    record = json.loads(bench(*RUN, "--json", plugin=True)[1])
+    bench(*RUN, "--seed", "1", "--json", plugin=True)
+    path = tmp_path / "home" / "runs" / record["run"] / "record.json"
+    path.write_text(path.read_text()[:100])
+    code, out, err = bench("leaderboard", "show")
+    assert (code, "left out" in err) == (0, True)
+    assert "random" in out
+    assert any(row.get("damaged") for row in json.loads(bench("ls", "runs", "--json")[1])["runs"])
+    again = json.loads(bench(*RUN, "--json", plugin=True)[1])
+    assert {**again, "finished": ""} == {**record, "finished": ""}
+    assert len((tmp_path / "home" / "test_evaluations.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_signal_from_a_file_follows_its_code(bench: Bench, tmp_path: Path) -> None:
+    source = (
+        '"""A signal and the method that asks for it."""\n'
+        "import numpy as np\nfrom prunebench.methods.base import Method, Selection\n"
+        "from prunebench.recommenders.base import Config, Request\n"
+        "class Slope:\n    name, version, phase, seeded, reads, Config = 'slope', 1, 'pruning', False, ('train',), Config\n"
+        "    def needs(self, config, context): return {}\n"
+        "    def key(self, config, context): return {}\n"
+        "    def build(self, config, context, work): np.save(work.folder / 'x.npy', FACTOR * context.samples.ids)\n"
+        "    def load(self, config, context, artefact): return np.load(artefact.folder / 'x.npy')\n"
+        "class Steepest(Method):\n    name = 'steepest'\n"
+        "    def requests(self): return {'slope': Request('slope')}\n"
+        "    def prepare(self, samples, signals, runtime): return {'score': signals['slope'].astype(np.float32)}\n"
+        "    def select(self, samples, evidence, budget, runtime):\n"
+        "        return Selection(np.sort(samples.ids[np.argsort(evidence['score'])[-budget:]]))\n"
+    )
+    chosen = []
+    for factor in ("1", "-1"):
+        (tmp_path / "slope.py").write_text(source.replace("FACTOR", factor))
+        words = ("prune", "--dataset", "tiny", "--backbone", "popular", "--method", "steepest", "--budget", "4")
+        code, out, err = bench(*words, "--plugin", str(tmp_path / "slope.py"))
+        assert code == 0, err
+        chosen.append([int(line) for line in out.split()])
+    ids = sorted(tiny().samples().ids.tolist())
+    assert chosen == [ids[-4:], ids[:4]]
 
 
 def test_help_and_listing_start_without_the_heavy_libraries(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ class Dying:
     name = "dying"
     version = 1
     uses_samples = True
+    reads = ("samples",)
 
     class Config(Config):
         die_in: str

@@ -31,6 +31,7 @@ from prunebench.leaderboard.record import (
 from prunebench.leaderboard.tables import duration, leaderboard_markdown, rows
 
 PRUNING, TUNING, INFERENCE = 100.0, 200.0, 50.0
+GAMES = DatasetFacts(name="games", fingerprint=published.FINGERPRINTS["games"])
 
 
 def bill(stage: str, phase: Any, wall: float, device: str = "cpu A", rss: float = 512.0) -> StageBill:
@@ -52,7 +53,7 @@ def record(seed: int = 0, recall: float | None = 0.016, stages: list[StageBill] 
         "finished": "2024-01-01T00:00:00Z",
         "method": "dealrec",
         "backbone": "bigrec",
-        "dataset": DatasetFacts(name="games", fingerprint="abc"),
+        "dataset": GAMES,
         "llm": "catalogue",
         "budget": 1024,
         "share": 1024 / 45774,
@@ -70,7 +71,9 @@ def record(seed: int = 0, recall: float | None = 0.016, stages: list[StageBill] 
 
 def full(**facts: Any) -> Record:
     stages = [bill("fit", "fine-tuning", 3450.0), bill("predictions", "inference", INFERENCE)]
-    return record(stages=stages, **{"method": "full", "budget": 45774, "share": 1.0, "config": {}, **facts})
+    return record(
+        stages=stages, **{"method": "full", "budget": 45774, "share": 1.0, "config": {"backbone": {}}, **facts}
+    )
 
 
 def cells(markdown: str) -> list[dict[str, str]]:
@@ -95,6 +98,20 @@ def test_records_survive_json_exactly(tmp_path: Path) -> None:
     assert load_record(tmp_path / "record.json") == one
 
 
+def test_a_stage_says_of_itself_what_it_likes_and_version_1_said_nothing() -> None:
+    solver = {"gradient_norm": 0.5, "iterations": 12, "damping": "1e-3 of the mean", "restarts": None}
+    stages = [bill("evidence", "pruning", PRUNING).model_copy(update={"notes": solver})]
+    one = record(stages=stages)
+    assert read_record(write_record(one)).bill[0].notes == solver
+    values = json.loads(write_record(one))
+    del values["bill"][0]["notes"]
+    old = read_record(json.dumps({**values, "schema_version": 1}))
+    assert (old.schema_version, old.bill[0].notes, old.digest) == (1, {}, one.digest)
+    values["bill"][0]["notes"] = {"residual": float("nan")}
+    with pytest.raises(RecordError, match=r"bill\.0\.notes\.residual"):
+        read_record(json.dumps(values))
+
+
 def test_totals_count_each_artefact_once_and_never_add_up_hardware() -> None:
     shared = bill("surrogate", "pruning", 7.0)
     assert total([shared, shared, bill("fit", "fine-tuning", 2.0)]).total_s == 9.0
@@ -108,7 +125,7 @@ def test_totals_count_each_artefact_once_and_never_add_up_hardware() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": SCHEMA_VERSION + 1}, "newer than the 1 read here: update"),
+        ({"schema_version": SCHEMA_VERSION + 1}, f"newer than the {SCHEMA_VERSION} read here: update"),
         ({"schema_version": None}, "no schema_version"),
         ({"nonsense": 1}, "nonsense: Extra inputs"),
         ({"budget": -1}, "budget: "),
@@ -193,6 +210,54 @@ def test_different_hardware_has_no_total_and_no_share_of_full() -> None:
     assert cells(leaderboard_markdown([record(), full(llm="other")]))[0]["of full"] == "–"
 
 
+def test_of_full_compares_runs_that_differ_in_their_pruning_alone() -> None:
+    config = {"method": {"lam": 0.3}, "surrogate": {"name": "sasrec"}, "backbone": {"epochs": 2}, "llm": {"layers": 4}}
+    plugins = {"method": "m" * 64, "surrogate": "s" * 64}
+    whole = full(config={"method": {}, "surrogate": {"name": "other"}, "backbone": {"epochs": 2}, "llm": {"layers": 4}})
+
+    def share(reference: Record = whole, **facts: Any) -> float | None:
+        pruned = record(run="pruned", **{"config": config, **facts})
+        shares: list[float | None] = [row["of_full"] for row in rows([pruned, reference]) if row["runs"] == ["pruned"]]
+        return shares[0]
+
+    assert share() == share(config={**config, "plugins": plugins}) == pytest.approx(350 / 3500)
+    assert share(config={**config, "backbone": {"epochs": 9}}) is None
+    assert share(config={**config, "llm": {"layers": 8}}) is None
+    assert share(config={**config, "plugins": {"backbone": "b" * 64}}) is None
+    assert share(protocol=Protocol(split="valid", cutoffs=[10], users_evaluated=9)) is None
+    assert share(dataset=DatasetFacts(name="games", fingerprint="other")) is None
+
+
+def test_pretraining_elsewhere_blanks_no_cost() -> None:
+    def stages(device: str) -> list[StageBill]:
+        return [bill("llm", "pretraining", 1000.0, device), bill("fit", "fine-tuning", TUNING)]
+
+    there, both = rows([record(stages=stages("gpu B"))])[0], rows([record(0), record(1, stages=stages("gpu B"))])[0]
+    assert (there["hardware"], there["cost"]["total_s"], there["cost"]["pretraining_s"]) == (["cpu A"], TUNING, 1000.0)
+    assert (both["hardware"], both["cost"]["total_s"], both["cost"]["pretraining_s"]) == (["cpu A"], 275.0, None)
+    (pruned, _) = cells(leaderboard_markdown([record(stages=stages("gpu B")), full()]))
+    assert (pruned["total"], pruned["of full"]) == ("3.3 min", "5.71%")
+
+
+def test_rows_of_one_label_are_told_apart_by_the_plugins_code() -> None:
+    def run(part: str, sha256: str, **facts: Any) -> Record:
+        return record(run=sha256, config={"plugins": {part: sha256 * 8}}, **facts)
+
+    def shown(*runs: Record) -> list[tuple[str, str]]:
+        return [(row["method"], row["backbone"]) for row in cells(leaderboard_markdown(runs))]
+
+    assert shown(run("method", "0123456789")) == [("dealrec", "bigrec")]
+    assert shown(run("method", "0123456789"), run("method", "9876543210"), record(method="random", config={})) == [
+        ("dealrec (plugin=01234567)", "bigrec"),
+        ("dealrec (plugin=98765432)", "bigrec"),
+        ("random", "bigrec"),
+    ]
+    assert shown(run("backbone", "0123456789"), run("surrogate", "9876543210")) == [
+        ("dealrec", "bigrec (plugin=01234567)"),
+        ("dealrec (surrogate.plugin=98765432)", "bigrec"),
+    ]
+
+
 def test_tables_are_per_budget_and_hold_references_and_bounds() -> None:
     runs = [
         record(),
@@ -225,6 +290,25 @@ def test_tables_are_per_budget_and_hold_references_and_bounds() -> None:
     assert [row["backbone"] for row in tables[titles[3]]] == ["tiger", "popular", "sasrec"]
     assert "R@50" in tables[titles[0]][0]
     assert leaderboard_markdown(reversed(runs)) == markdown
+
+
+@pytest.mark.parametrize("references", [("popular", "sasrec"), ("sasrec",), ()])
+def test_every_run_stands_in_a_table(references: tuple[str, ...]) -> None:
+    runs = [
+        record(),
+        full(llm="other", run="bound"),
+        *(record(backbone="sasrec", llm=None, budget=budget, share=budget / 45774) for budget in (512, 1024, 2048)),
+        full(backbone="sasrec", llm=None),
+        record(method="none", backbone="popular", llm=None, budget=0, share=0.0, config={}),
+        record(backbone="sasrec", llm=None, dataset=DatasetFacts(name="book", fingerprint="b")),
+    ]
+    markdown = leaderboard_markdown(runs, references=references)
+    listed = {(row["backbone"], row["budget"]) for row in cells(markdown)}
+    assert {("bigrec", "1,024"), ("bigrec", "45,774"), ("popular", "–")} <= listed
+    assert {("sasrec", budget) for budget in ("512", "1,024", "2,048", "45,774")} <= listed
+    heads = {line.rsplit(" (", 1)[0].removeprefix("## ") for line in markdown.splitlines() if line.startswith("## ")}
+    assert {"games · sasrec · 512 samples", "games · sasrec · 2,048 samples", "book · sasrec · 1,024 samples"} <= heads
+    assert ("games · sasrec · 1,024 samples" in heads) == ("sasrec" not in references)
 
 
 def test_references_alone_still_make_a_table() -> None:
@@ -261,15 +345,30 @@ def test_columns_line_up_as_plain_text() -> None:
 
 
 def test_the_papers_figures() -> None:
-    kept = {"settings": {"lam": 0.3}, "changed": ()}
-    assert published.figures("games", "bigrec", "dealrec", 1024, 0.02, **kept)["R@10"] == 0.0181
-    assert published.figures("games", "bigrec", "full", 45774, 1.0, {}, ())["N@20"] == 0.0120
-    assert published.figures("microlens-50k", "bigrec", "el2n", 1024, 0.02, {}, ()) == {"R@50": 0.0045, "N@50": 0.0016}
-    assert published.figures("microlens-50k", "tiger", "dealrec", 1024, 0.02, {"lam": 1.0}, ["lam"])["R@20"] == 0.0058
-    assert published.figures("microlens-50k", "tiger", "dealrec", 1024, 0.02, **kept) == {}
-    assert published.figures("games", "bigrec", "dealrec", 512, 0.01, **kept) == {}
-    assert published.figures("mini", "bigrec", "dealrec", 1024, 0.02, **kept) == {}
-    assert published.figures("games", "bigrec", "dealrec", 1024, 0.02, {"lam": 0.3}, ["use_effort"]) == {}
+    def figures(dataset: str = "games", lam: float | None = None, **facts: Any) -> dict[str, float]:
+        users, items = {"microlens-50k": (49887, 19217), "mini": (3000, 600)}.get(dataset, (49156, 17332))
+        named = DatasetFacts(name=dataset, fingerprint="ours", counts={"users": users, "items": items})
+        config = {"method": {} if lam is None else {"lam": lam}}
+        return published.figures(record(**{"dataset": named, "config": config, **facts}))
+
+    assert figures(lam=0.3)["R@10"] == 0.0181
+    assert figures(method="full", budget=45774, share=1.0)["N@20"] == 0.0120
+    assert figures("microlens-50k", method="el2n") == {"R@50": 0.0045, "N@50": 0.0016}
+    assert figures("microlens-50k", 1.0, backbone="tiger", changes={"method.lam": 1.0})["R@20"] == 0.0058
+    assert figures("microlens-50k", 0.3, backbone="tiger") == {}
+    assert figures(budget=512) == {}
+    assert figures(method="full", budget=1024) == {}
+    assert figures("mini") == {}
+    assert figures(changes={"method.use_effort": False}) == {}
+
+
+def test_the_papers_figures_are_for_its_test_split_and_its_data() -> None:
+    assert published.figures(record())["R@10"] == 0.0181
+    valid = Protocol(split="valid", cutoffs=[10], users_evaluated=9)
+    assert published.figures(record(protocol=valid)) == {}
+    for counts in ({}, {"users": 49156}, {"users": 49156, "items": 17331}):
+        namesake = DatasetFacts(name="games", fingerprint="other", counts=counts)
+        assert published.figures(record(dataset=namesake)) == {}
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class BIGRec:
     Config = BIGRecConfig
     version = 1
     uses_samples = True
+    reads = ("titles", "samples", "stop")
 
     def __init__(self, config: BIGRecConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources
@@ -59,10 +60,15 @@ class BIGRec:
 
     def key(self, stage: Stage) -> dict[str, Any]:
         """Settings that decide a stage's result. The LLM comes in through ``needs``, the fit as what is loaded."""
-        key = self.config.model_dump(mode="json", include=set(STAGE_KEYS[stage]))
+        key = self.config.model_dump(mode="json", include=set(STAGE_KEYS[stage])) | {"item_noun": self.noun}
         if stage != "recommend" and self.config.start_adapter is not None:
             key["start_adapter_digest"] = adapter_digest(self.config.start_adapter)
         return key
+
+    @property
+    def noun(self) -> str:
+        """What the prompt calls an item."""
+        return self.config.item_noun or self.resources.dataset.meta.get("item_noun", "item")
 
     @cached_property
     def llm(self) -> str:
@@ -78,11 +84,10 @@ class BIGRec:
 
     def prompts(self, model: Any) -> PromptBuilder:
         config, dataset = self.config, self.resources.dataset
-        noun = config.item_noun or dataset.meta.get("item_noun", "item")
         return PromptBuilder(
             self.tokenizer,
             dataset.titles,
-            choose_template(config.template, noun, self.llm),
+            choose_template(config.template, self.noun, self.llm),
             max_history=config.max_history,
             cutoff=config.cutoff,
             window=window(model),

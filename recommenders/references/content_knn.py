@@ -38,6 +38,7 @@ class ContentKNN:
     Config: ClassVar[type[ContentKNNConfig]] = ContentKNNConfig
     version: ClassVar[int] = 1
     uses_samples: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("titles",)
 
     def __init__(self, config: ContentKNNConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources

@@ -46,6 +46,10 @@ class Popular:
     def __init__(self, config: PopularConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("train",) if self.config.count == "train" else ("train", "valid")
+
     def needs(self, stage: Stage) -> dict[str, Request]:
         return {}
 

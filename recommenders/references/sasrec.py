@@ -36,6 +36,7 @@ class SASRecBackbone:
     Config: ClassVar[type[SASRecBackboneConfig]] = SASRecBackboneConfig
     version: ClassVar[int] = 1
     uses_samples: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("samples", "stop")
 
     def __init__(self, config: SASRecBackboneConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources
