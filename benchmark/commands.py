@@ -17,7 +17,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from prunebench.benchmark.config import Choices, ConfigError, Seeds, read_file
+from prunebench.benchmark.config import NO_METHOD, Choices, ConfigError, Seeds, read_file
 from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.benchmark.workbench import Workbench
 from prunebench.leaderboard.record import Record
@@ -120,12 +120,8 @@ def run(
         records = []
         for number in wanted:
             resolved, dataset, defaults = bench.resolve(choices, settings, file, Seeds.all(number))
-            budget = (
-                f"{resolved.budget:,} of {len(dataset.samples()):,} samples"
-                if resolved.method != "none"
-                else "no samples"
-            )
-            bench.reporter.say(f"{resolved.method} × {resolved.backbone} on {dataset.name}, {budget}, seed {number}")
+            job = in_words(resolved.method, resolved.backbone, dataset.name, resolved.budget)
+            bench.reporter.say(f"{job}, seed {number}")
             record, folder = bench.run(resolved, dataset, defaults)
             bench.reporter.say(f"  record         {folder / 'record.json'}")
             records.append(record)
@@ -182,14 +178,19 @@ def demo(home: Path, as_json: bool) -> None:
         records = []
         for number, choices in enumerate(jobs, 1):
             resolved, dataset, defaults = bench.resolve(choices, (), {}, Seeds())
-            bench.reporter.say(
-                f"[{number}/{len(jobs)}] {resolved.method} × {resolved.backbone} on {dataset.name}, {resolved.budget} samples"
-            )
+            job = in_words(resolved.method, resolved.backbone, dataset.name, resolved.budget)
+            bench.reporter.say(f"[{number}/{len(jobs)}] {job}")
             records.append(bench.run(resolved, dataset, defaults)[0])
         if as_json:
             _print_json(out, {"runs": [_plain(record) for record in records]})
         else:
             out.write(leaderboard_markdown(records))
+
+
+def in_words(method: str, backbone: str, dataset: str, budget: int) -> str:
+    """A run in a line."""
+    what = f"{method} × {backbone}" if method != NO_METHOD else f"{backbone} without samples"
+    return f"{what} on {dataset}" + (f", {budget:,} samples" if budget else "")
 
 
 def _plain(record: Record) -> dict[str, Any]:
@@ -211,9 +212,11 @@ def _print_table(out: Any, records: list[Record]) -> None:
 def _table(records: list[Record]) -> Table:
     """One column per seed: it fits a narrow terminal."""
     first = records[0]
+    mixed = any(record.totals.total_s is None for record in records)
     table = Table(
-        title=f"{first.method} × {first.backbone} on {first.dataset.name}, {first.budget:,} samples\n"
-        f"{first.protocol.split} split, {first.protocol.users_evaluated:,} users, history not masked"
+        title=f"{in_words(first.method, first.backbone, first.dataset.name, first.budget)}\n"
+        f"{first.protocol.split} split, {first.protocol.users_evaluated:,} users, history not masked",
+        caption="– : stages on different hardware or threads do not add up" if mixed else None,
     )
     table.add_column("")
     for record in records:

@@ -102,38 +102,22 @@ class Workbench:
             "surrogate": self.registry.resolve("surrogates", choices.surrogate).Config,
             "llm": CatalogueConfig,
         }
-        fields = {
-            name: [alias for key, info in kind.model_fields.items() for alias in (key, info.alias) if alias]
-            for name, kind in kinds.items()
-        }
-        overrides = choices.overrides or {}
-        asked = parse_settings(settings, {**fields, "seeds": [*Seeds.model_fields]})
-        seeds = seeds.model_copy(
-            update=build(Seeds, {**seeds.model_dump(), **asked.get("seeds", {})}, "seeds").model_dump()
+        asked = parse_settings(
+            settings, {**{name: _keys(kind) for name, kind in kinds.items()}, "seeds": [*Seeds.model_fields]}
         )
-        chosen = merge(file, merge(overrides, asked)).get("backbone", {})
-        llm = chosen.get("llm", CATALOGUE) if isinstance(chosen, dict) else CATALOGUE
-        preset = presets(dataset.name, choices.backbone, str(llm))
-        kept = {name: {k: v for k, v in preset.get(name, {}).items() if k in fields[name]} for name in SECTIONS}
-        sections: dict[str, dict[str, Any]] = {}
-        for name in SECTIONS:
-            in_file = by_field(kinds[name], file.get(name, {}))
-            if not isinstance(in_file, dict):
-                raise ConfigError(
-                    f"the configuration file's {name!r} must be a table of settings; the {name}'s name goes on the command line"
-                )
-            known = kept[name] if name != "backbone" or choices.preset is None else self._named(choices)
-            sections[name] = merge(
-                merge(known, in_file), merge(overrides.get(name, {}), by_field(kinds[name], asked.get(name, {})))
+        crossed = build(Seeds, {**seeds.model_dump(), **asked.pop("seeds", {})}, "seeds")
+        asked = {
+            name: merge(
+                self._file_section(file, name), merge((choices.overrides or {}).get(name, {}), asked.get(name, {}))
             )
-        labels = {
-            "method": f"method {choices.method}",
-            "backbone": f"backbone {choices.backbone}",
-            "surrogate": f"surrogate {choices.surrogate}",
-            "llm": "the catalogue LLM",
+            for name in SECTIONS
         }
+        preset = presets(dataset.name, choices.backbone, str(asked["backbone"].get("llm", CATALOGUE)))
+        kept = {name: {k: v for k, v in preset.get(name, {}).items() if k in _keys(kinds[name])} for name in SECTIONS}
+        below = {**kept, "backbone": self._named(choices)} if choices.preset else kept
         full = {
-            name: build(kinds[name], values, labels[name]).model_dump(mode="json") for name, values in sections.items()
+            name: _dump(kinds[name], merge(below[name], by_field(kinds[name], asked[name])), _label(name, choices))
+            for name in SECTIONS
         }
         plain = {name: _defaults(kinds[name], kept[name]) for name in SECTIONS}
 
@@ -152,7 +136,7 @@ class Workbench:
             dataset=dataset.name,
             budget=budget,
             split=choices.split,
-            seeds=seeds,
+            seeds=Seeds.model_validate(crossed.model_dump()),
             method_config=full["method"],
             backbone_config=full["backbone"],
             surrogate_config=full["surrogate"],
@@ -166,6 +150,14 @@ class Workbench:
             "llm": plain["llm"],
         }
         return run, dataset, defaults
+
+    def _file_section(self, file: Mapping[str, Any], name: str) -> dict[str, Any]:
+        section = file.get(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"the configuration file's {name!r} must be a table of settings; a {name} is named under [run]"
+            )
+        return section
 
     def _plugins(self, choices: Choices) -> dict[str, str]:
         """sha256 of the files that bring the chosen parts: a plugin enters the hashes of what it has a part in."""
@@ -220,6 +212,19 @@ class Workbench:
         pruned = self.harness(run, dataset).prune()
         stages = bill(self.store, [pruned.artefact])[0] if pruned.artefact else []
         return pruned, stages
+
+
+def _keys(kind: type[Config]) -> list[str]:
+    """Every name a setting can be given under."""
+    return [name for field, info in kind.model_fields.items() for name in (field, info.alias) if name]
+
+
+def _label(section: str, choices: Choices) -> str:
+    return "the catalogue LLM" if section == "llm" else f"{section} {getattr(choices, section)}"
+
+
+def _dump(kind: type[Config], values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    return build(kind, values, label).model_dump(mode="json")
 
 
 def _defaults(kind: type[Config], kept: Mapping[str, Any]) -> dict[str, Any]:
