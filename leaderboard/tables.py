@@ -33,7 +33,7 @@ def rows(records: Iterable[Record], full_reference: str = "full") -> list[Row]:
     run that lacks a value leaves the row's mean None: nothing is averaged over what is there. ``sd`` is the sample
     standard deviation over seeds, None for one seed. ``hardware`` lists where the phases a method is charged for ran;
     ``cost`` holds mean wall seconds per phase, None where stages or seeds ran on different hardware. ``of_full`` is the
-    total cost over that of ``full_reference`` on the same split, data and hardware, configured alike (``setting``). Of
+    total cost over that of ``full_reference`` on the same split, data, base LLM and hardware (see ``_of_full``). Of
     runs with equal configuration and seeds the last finished counts.
     """
     groups: dict[str, dict[str, Record]] = {}
@@ -135,17 +135,29 @@ def _cost(runs: list[Record], name: str) -> float | None:
 
 
 def _of_full(row: Row, everything: list[Row], full_reference: str) -> float | None:
-    """Total cost over the full run's. Of several full rows, the one nearest to the defaults is the reference."""
-    same = ("dataset", "fingerprint", "split", "backbone", "llm", "setting", "hardware")
+    """Total cost over the full run's on the same data, base LLM, code and hardware.
+
+    The backbone's own settings may differ, since rate and step cap are tuned per budget; of several full runs the one
+    that differs least is the reference.
+    """
+    same = ("dataset", "fingerprint", "split", "backbone", "llm", "hardware")
+
+    def comparable(other: Row) -> bool:
+        fixed = [{part: value for part, value in one["setting"].items() if part != "backbone"} for one in (row, other)]
+        return fixed[0] == fixed[1] and all(other[at] == row[at] for at in same)
+
+    def distance(other: Row) -> tuple[int, int]:
+        ours, theirs = (one["setting"].get("backbone", {}) for one in (row, other))
+        return sum(ours.get(key) != theirs.get(key) for key in {*ours, *theirs}), len(other["changes"])
+
     candidates = [
         other
         for other in everything
-        if other["method"] == full_reference and other["cost"]["total_s"] and all(other[at] == row[at] for at in same)
+        if other["method"] == full_reference and other["cost"]["total_s"] and comparable(other)
     ]
     if not candidates or row["cost"]["total_s"] is None:
         return None
-    full = min(candidates, key=lambda other: len(other["changes"]))
-    return row["cost"]["total_s"] / full["cost"]["total_s"]
+    return row["cost"]["total_s"] / min(candidates, key=distance)["cost"]["total_s"]
 
 
 def _method_name(row: Row) -> str:
@@ -304,5 +316,5 @@ def _caption(protocol: str) -> str:
     return (
         "Mean ± sample standard deviation over seeds; R = recall, N = NDCG over all items, ties in expectation."
         f"{brackets} Times are wall clock; total = pruning + fine-tuning + inference (not pre-training);"
-        " of full: share of what fine-tuning on all samples costs in total.\n"
+        " of full: share of what the full run costs in total, the one whose settings differ least.\n"
     )

@@ -221,11 +221,20 @@ def test_of_full_compares_runs_that_differ_in_their_pruning_alone() -> None:
         return shares[0]
 
     assert share() == share(config={**config, "plugins": plugins}) == pytest.approx(350 / 3500)
-    assert share(config={**config, "backbone": {"epochs": 9}}) is None
+    assert share(config={**config, "backbone": {"epochs": 9}}) == pytest.approx(350 / 3500), "caps are tuned per budget"
     assert share(config={**config, "llm": {"layers": 8}}) is None
     assert share(config={**config, "plugins": {"backbone": "b" * 64}}) is None
     assert share(protocol=Protocol(split="valid", cutoffs=[10], users_evaluated=9)) is None
     assert share(dataset=DatasetFacts(name="games", fingerprint="other")) is None
+
+
+def test_of_full_takes_the_full_run_that_differs_least() -> None:
+    def run(name: str, method: str, epochs: int, lr: int, seconds: float) -> Record:
+        facts: dict[str, Any] = {"method": method, "config": {"backbone": {"epochs": epochs, "lr": lr}}}
+        return record(run=name, stages=[bill("fit", "fine-tuning", seconds)], **facts)
+
+    found = rows([run("mine", "dealrec", 2, 2, 10.0), run("near", "full", 2, 1, 100.0), run("far", "full", 9, 1, 1e3)])
+    assert [row["of_full"] for row in found if row["runs"] == ["mine"]] == [pytest.approx(0.1)]
 
 
 def test_pretraining_elsewhere_blanks_no_cost() -> None:
