@@ -207,7 +207,7 @@ def _entry_points(kind: Kind) -> dict[str, tuple[metadata.EntryPoint, ...]]:
 
 
 @functools.cache
-def _scan(_path: tuple[str, ...]) -> metadata.EntryPoints:
+def _scan(_path: tuple[str, ...]) -> Any:  # EntryPoints; before Python 3.12 a SelectableGroups, with the same select
     """Every distribution's entry points: reading them takes longer than all else a listing does, so it is done once."""
     return metadata.entry_points()
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prunebench.leaderboard import published
+from prunebench.leaderboard import paper_figures
 from prunebench.leaderboard.record import COUNTED, Phase, Record
 
 REFERENCES = ("content_knn", "popular", "sasrec")
@@ -98,7 +98,7 @@ def _row(runs: list[Record]) -> Row:
         "peak_rss_mb": max(run.totals.peak_rss_mb for run in runs),
         "peak_gpu_mb": max(run.totals.peak_gpu_mb for run in runs),
         "noise_share": _spread([run.selection.noise_share for run in runs])["mean"],
-        "paper": published.figures(last),
+        "paper": paper_figures.figures(last),
     }
     return row | _labels(row, {})
 
@@ -231,7 +231,7 @@ def _belongs(row: Row, key: tuple[Any, ...], references: Sequence[str]) -> bool:
 
 def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
     dataset, fingerprint, split, backbone, llm, budget = key
-    ks = published.cutoffs(dataset)
+    ks = paper_figures.cutoffs(dataset)
     names = [f"{letter}@{k}" for letter in "RN" for k in ks]
     own = [row for row in members if row["backbone"] == backbone and row["llm"] == llm]
     members = own + [row for row in members if row not in own]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunebench.leaderboard import published
+from prunebench.leaderboard import paper_figures
 from prunebench.leaderboard.record import (
     SCHEMA_VERSION,
     DatasetFacts,
@@ -31,7 +31,7 @@ from prunebench.leaderboard.record import (
 from prunebench.leaderboard.tables import duration, leaderboard_markdown, rows
 
 PRUNING, TUNING, INFERENCE = 100.0, 200.0, 50.0
-GAMES = DatasetFacts(name="games", fingerprint=published.FINGERPRINTS["games"])
+GAMES = DatasetFacts(name="games", fingerprint=paper_figures.FINGERPRINTS["games"])
 
 
 def bill(stage: str, phase: Any, wall: float, device: str = "cpu A", rss: float = 512.0) -> StageBill:
@@ -358,7 +358,7 @@ def test_the_papers_figures() -> None:
         users, items = {"microlens-50k": (49887, 19217), "mini": (3000, 600)}.get(dataset, (49156, 17332))
         named = DatasetFacts(name=dataset, fingerprint="ours", counts={"users": users, "items": items})
         config = {"method": {} if lam is None else {"lam": lam}}
-        return published.figures(record(**{"dataset": named, "config": config, **facts}))
+        return paper_figures.figures(record(**{"dataset": named, "config": config, **facts}))
 
     assert figures(lam=0.3)["R@10"] == 0.0181
     assert figures(method="full", budget=45774, share=1.0)["N@20"] == 0.0120
@@ -372,12 +372,12 @@ def test_the_papers_figures() -> None:
 
 
 def test_the_papers_figures_are_for_its_test_split_and_its_data() -> None:
-    assert published.figures(record())["R@10"] == 0.0181
+    assert paper_figures.figures(record())["R@10"] == 0.0181
     valid = Protocol(split="valid", cutoffs=[10], users_evaluated=9)
-    assert published.figures(record(protocol=valid)) == {}
+    assert paper_figures.figures(record(protocol=valid)) == {}
     for counts in ({}, {"users": 49156}, {"users": 49156, "items": 17331}):
         namesake = DatasetFacts(name="games", fingerprint="other", counts=counts)
-        assert published.figures(record(dataset=namesake)) == {}
+        assert paper_figures.figures(record(dataset=namesake)) == {}
 
 
 @pytest.mark.parametrize(
