@@ -117,8 +117,9 @@ class Harness:
     def _prepare(self, work: Workspace, signals: dict[str, Any]) -> None:
         runtime = self._runtime(self.run.seeds.signal)
         evidence = self.method.prepare(self.samples, signals, runtime)
+        shared = getattr(self.method, "shared", ())
         for name, values in evidence.items():
-            if len(values) != len(self.samples):
+            if name not in shared and len(values) != len(self.samples):
                 raise MethodError(
                     f"method {self.run.method}: evidence {name!r} has {len(values)} rows for {len(self.samples)} samples; give one row per sample"
                 )

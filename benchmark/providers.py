@@ -1,4 +1,4 @@
-"""The built-in signals: title vectors, the base LLM, the surrogate, influence and effort."""
+"""Signals made of titles and the LLM: title vectors, the base LLM, effort."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pydantic import Field
 
 from prunebench.benchmark.config import build
 from prunebench.benchmark.progress import Report
+from prunebench.benchmark.scores import keep_scores, scores_of
 from prunebench.benchmark.signals import Context
 from prunebench.benchmark.store import Artefact, Workspace
 from prunebench.methods import selection
-from prunebench.methods.influence import InfluenceConfig, influence
 from prunebench.recommenders.base import Config, HasEffort, RecommenderError, Request
 from prunebench.recommenders.bigrec.catalogue import CatalogueConfig, pretrain
 from prunebench.recommenders.encoder import EncoderConfig, SentenceEncoder
@@ -125,57 +125,6 @@ class LLMSignal:
         return build(CatalogueConfig, context.run.llm_config, "the catalogue LLM")  # type: ignore[return-value]
 
 
-class SurrogateSignal:
-    """The small recommender trained on all of D, whose losses and gradients stand in for the LLM's."""
-
-    class Config(Config):
-        pass
-
-    version, phase, seeded, reads = 1, "pruning", True, ("train", "stop")
-
-    def needs(self, config: Config, context: Context) -> dict[str, Request]:
-        return {}
-
-    def key(self, config: Config, context: Context) -> dict[str, Any]:
-        code = context.registry.resolve("surrogates", context.run.surrogate).version
-        return {
-            "surrogate": context.run.surrogate,
-            "code": code,
-            "settings": context.run.surrogate_config,
-            "plugin": context.run.plugins.get("surrogate"),
-        }
-
-    def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
-        surrogate = context.surrogate()
-        report = surrogate.fit(context.samples, context.stop, context.runtime)
-        surrogate.save(work.folder)
-        return {"steps": report.steps, "best_step": report.best_step, "valid_losses": list(report.valid_losses)}
-
-    def load(self, config: Config, context: Context, artefact: Artefact) -> Any:
-        return context.registry.resolve("surrogates", context.run.surrogate).load(artefact.folder, context.runtime)
-
-
-class InfluenceSignal:
-    """Influence of each sample on the mean training loss (Eq. 11), float32 [n]."""
-
-    Config = InfluenceConfig
-    version, phase, seeded, reads = 1, "pruning", True, ("train",)
-
-    def needs(self, config: InfluenceConfig, context: Context) -> dict[str, Request]:
-        return {"surrogate": Request("surrogate")}
-
-    def key(self, config: InfluenceConfig, context: Context) -> dict[str, Any]:
-        return {}
-
-    def build(self, config: InfluenceConfig, context: Context, work: Workspace) -> dict[str, Any]:
-        result = influence(context.inputs["surrogate"], context.samples, config, context.runtime)
-        np.savez(work.folder / "scores.npz", ids=context.samples.ids, scores=result.scores)
-        return {"notes": result.notes}
-
-    def load(self, config: InfluenceConfig, context: Context, artefact: Artefact) -> np.ndarray:
-        return _scores(artefact, context)
-
-
 class EffortSignal:
     """The LLM's gradient norm of each sample (Eq. 12), float32 [n]; NaN for samples that are no candidates."""
 
@@ -217,11 +166,11 @@ class EffortSignal:
                 half.replace(part)
                 work.keep()
             scores[chosen[start : start + CHUNK]] = np.load(part)
-        np.savez(work.folder / "scores.npz", ids=samples.ids, scores=scores)
+        keep_scores(work, samples.ids, scores)
         return {"scored": len(chosen)}
 
     def load(self, config: Config, context: Context, artefact: Artefact) -> np.ndarray:
-        return _scores(artefact, context)
+        return scores_of(artefact, context)
 
     def _backbone(self, context: Context) -> Any:
         if not isinstance(context.backbone, HasEffort):
@@ -234,15 +183,3 @@ class EffortSignal:
 def _shifted(report: Report, start: int, total: int) -> Report:
     """Progress of one chunk as progress of the whole."""
     return lambda done, _, what: report(start + done, total, what)
-
-
-def _scores(artefact: Artefact, context: Context) -> np.ndarray:
-    """Stored scores, joined by sample id."""
-    with np.load(artefact.folder / "scores.npz") as arrays:
-        order = np.argsort(arrays["ids"], kind="stable")
-        where = order[np.searchsorted(arrays["ids"], context.samples.ids, sorter=order)]
-        if not np.array_equal(arrays["ids"][where], context.samples.ids):
-            raise RecommenderError(
-                f"stored {artefact.stage} scores do not cover these samples; remove {artefact.folder} and run again"
-            )
-        return arrays["scores"][where].astype(np.float32)

@@ -14,7 +14,7 @@ from prunebench.recommenders.base import Config, Request
 from prunebench.recommenders.runtime import Runtime
 
 Evidence = dict[str, NDArray]
-"""Named arrays, float32 [n] or [n, d], aligned with ``samples.ids``."""
+"""Named arrays, float32 [n] or [n, d], aligned with ``samples.ids``; any length for those a method calls ``shared``."""
 
 
 class MethodError(ValueError):
@@ -61,6 +61,8 @@ class Method:
 
     Config: ClassVar[type[Any]] = Config
     version: ClassVar[int] = 1
+    shared: ClassVar[frozenset[str]] = frozenset()
+    """Evidence that belongs to no sample, e.g. the validation vectors a method transports to."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

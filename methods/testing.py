@@ -16,6 +16,7 @@ from prunebench.methods.selection import check_selection, priorities, top
 from prunebench.recommenders.base import Config, Request
 from prunebench.recommenders.runtime import Runtime
 
+SCORES = ("influence", "effort", "el2n", "grand", "forgetting", "token_errors", "less")
 FakeSignals = Callable[[Request, Samples], Any]
 """From a request and the samples to the signal's value, which must follow each sample by its id."""
 
@@ -72,13 +73,15 @@ def example_samples(n: int, seed: int = 0) -> Samples:
 def fake_signal(request: Request, samples: Samples) -> NDArray[np.float32]:
     """A random value per sample id: a score [n], or a vector [n, 8] where the signal's name ends in ``vectors``.
 
-    ``effort`` is NaN outside its ``candidates``, the most influential ones. Raises MethodError for other signals.
+    ``effort`` is NaN outside its ``candidates``, the most influential ones. What belongs to validation users has 20 rows
+    whatever the samples. Raises MethodError for other signals.
     """
-    if request.name not in ("influence", "effort") and not request.name.endswith("vectors"):
+    if request.name not in SCORES and not request.name.endswith("vectors"):
         raise MethodError(f"there is no fake for the signal {request.name!r}: pass signals= to check_method")
     width = 8 if request.name.endswith("vectors") else 1
     seeds = [Runtime().derive(request.name, column) for column in range(width)]
-    values = np.stack([priorities(samples.ids, seed) / 2.0**64 for seed in seeds], axis=1).astype(np.float32)
+    ids = np.arange(20) if request.name.startswith("validation") else samples.ids
+    values = np.stack([priorities(ids, seed) / 2.0**64 for seed in seeds], axis=1).astype(np.float32)
     values = values if width > 1 else values[:, 0]
     candidates = request.config.get("candidates")
     if request.name == "effort" and candidates is not None and candidates < len(samples):
@@ -136,7 +139,7 @@ def _prepare(method: type[Any], settings: Config, samples: Samples, fake: FakeSi
     for name, values in evidence.items():
         if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim not in (1, 2):
             raise MethodError(f"evidence {name!r} of {method.__name__} must be a float32 array [n] or [n, d]")
-        if len(values) != len(samples):
+        if name not in getattr(built, "shared", ()) and len(values) != len(samples):
             raise MethodError(
                 f"evidence {name!r} of {method.__name__} has {len(values)} rows for {len(samples)} samples"
             )

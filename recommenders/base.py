@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -162,18 +162,52 @@ class HasEffort(Protocol):
         ...
 
 
+@runtime_checkable
+class HasUserVectors(Protocol):
+    """A backbone that can say in one vector what it makes of a user, before any fine-tuning."""
+
+    def user_vectors(self, histories: Sequences, runtime: Runtime) -> Float32:
+        """One vector per history, float32 [n, d]: of an LLM, the last layer at the last token of the user's text."""
+        ...
+
+
+@runtime_checkable
+class HasTokenErrors(Protocol):
+    """A backbone whose per-token errors can be asked for: EL2N of a language model."""
+
+    def token_errors(self, samples: Samples, runtime: Runtime) -> Float32:
+        """Mean over the answer's tokens of ‖softmax − onehot‖₂ before any fine-tuning, float32 [n]."""
+        ...
+
+
 class Surrogate(Protocol):
     """A small trained recommender with the derivatives pruning methods need; built as ``Surrogate(config, n_items)``.
 
     Sampled negatives depend on (seed, sample id, position) only, so that every pass over the data sees the same ones.
-    ``load(folder, runtime)`` is a class method that restores what ``save`` wrote.
+    ``load(folder, runtime)`` is a class method that restores what ``save`` wrote. ``Config`` has the field ``epochs``.
     """
 
     Config: ClassVar[type[Config]]
     version: ClassVar[int]
     report: FitReport
 
-    def fit(self, samples: Samples, valid: Queries, runtime: Runtime) -> FitReport: ...
+    def fit(
+        self,
+        samples: Samples,
+        valid: Queries | None,
+        runtime: Runtime,
+        after_epoch: Callable[[int], None] | None = None,
+    ) -> FitReport:
+        """Train; the best epoch on ``valid`` is kept, or without ``valid`` the last of exactly ``epochs``.
+
+        ``after_epoch(epoch)`` is called with 0, 1, … while the weights of that epoch are in place.
+        """
+        ...
+
+    def gradient_norms(self, samples: Samples, scope: str, runtime: Runtime) -> Float32:
+        """‖∇L(s)‖₂ of each sample's loss over a scope's parameters, evaluation mode, float32 [n]."""
+        ...
+
     def losses(self, samples: Samples, runtime: Runtime) -> Float32:
         """Per-sample loss in evaluation mode, float32 [n]."""
         ...
@@ -185,7 +219,14 @@ class Surrogate(Protocol):
         """
         ...
 
-    def user_vectors(self, histories: Sequences, runtime: Runtime) -> Float32: ...
+    def user_vectors(self, histories: Sequences, runtime: Runtime) -> Float32:
+        """What scores a history's next item, float32 [n, d]; zeros for an empty history."""
+        ...
+
+    def item_vectors(self) -> Float32:
+        """Float32 [n_items, d]: an item's score (logit) is its inner product with the user vector."""
+        ...
+
     def save(self, folder: Path) -> None: ...
 
 
