@@ -369,6 +369,11 @@ def test_the_papers_figures() -> None:
     assert figures(method="full", budget=1024) == {}
     assert figures("mini") == {}
     assert figures(changes={"method.use_effort": False}) == {}
+    other = {"config": {"method": {"lam": 0.3}, "surrogate": {"name": "dcrec"}}}
+    assert [paper_figures.figures(record(**facts)).get("R@10") for facts in (other, {**other, "method": "ccs"})] == [
+        0.0211,
+        None,
+    ]
 
 
 def test_the_papers_figures_are_for_its_test_split_and_its_data() -> None:
