@@ -101,13 +101,14 @@ def by_field(kind: type[Config], values: Any) -> Any:
     return {names.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
 
 
-def presets(dataset: str, backbone: str, llm: str) -> dict[str, Any]:
-    """The settings kept for a data set, a backbone and a base LLM: ``budget`` and one table per section."""
+def presets(dataset: str, method: str, backbone: str, llm: str) -> dict[str, Any]:
+    """The settings kept for a data set, a method, a backbone and a base LLM: ``budget`` and one table per section."""
     table = tomllib.loads(PRESETS.read_text())
     merged: dict[str, Any] = {}
     for name in ("*", dataset):
         entry = table.get(name, {})
-        merged = merge(merged, {key: entry[key] for key in ("budget", *SECTIONS) if key in entry})
+        merged = merge(merged, {key: entry[key] for key in ("budget", "surrogate", "llm") if key in entry})
+        merged = merge(merged, {"method": entry.get("methods", {}).get(method, {})})
         for which in (backbone, f"{backbone}+{llm}"):
             merged = merge(merged, {"backbone": entry.get("backbones", {}).get(which, {})})
     return merged

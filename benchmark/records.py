@@ -26,6 +26,7 @@ from prunebench.leaderboard import record as schema
 
 logger = logging.getLogger(__name__)
 
+TRAINS_SURROGATE = {"surrogate", "trajectory"}
 METRICS_VERSION = 1
 PACKAGES = (
     "torch",
@@ -108,9 +109,9 @@ def selection_facts(outcome_or_samples: Any, pruned: Pruned, labels: np.ndarray 
 
 
 def settings(run: RunConfig, stages: set[str]) -> dict[str, Any]:
-    """The resolved configuration by section, without seeds; of the surrogate only where the run's ``stages`` have one."""
+    """The resolved configuration by section, without seeds; of the surrogate only where the run's ``stages`` trained one."""
     sections = {"method": run.method_config, "backbone": run.backbone_config}
-    if "surrogate" in stages:
+    if stages & TRAINS_SURROGATE:
         sections["surrogate"] = {"name": run.surrogate, **run.surrogate_config}
     if run.llm_config:
         sections["llm"] = run.llm_config

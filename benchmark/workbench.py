@@ -112,7 +112,7 @@ class Workbench:
             )
             for name in SECTIONS
         }
-        preset = presets(dataset.name, choices.backbone, str(asked["backbone"].get("llm", CATALOGUE)))
+        preset = presets(dataset.name, choices.method, choices.backbone, str(asked["backbone"].get("llm", CATALOGUE)))
         kept = {name: {k: v for k, v in preset.get(name, {}).items() if k in _keys(kinds[name])} for name in SECTIONS}
         below = {**kept, "backbone": self._named(choices)} if choices.preset else kept
         full = {

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prunebench.benchmark.config import presets
 from prunebench.benchmark.harness import ids_digest, load_rankings, save_rankings
 from prunebench.benchmark.records import bill
 from prunebench.benchmark.signals import LoadedResources, split_validation
@@ -202,3 +203,9 @@ def test_a_killed_run_continues_and_its_record_says_what_was_lost(tmp_path: Path
     assert all(2 < stage["wall_s"] < 10 for stage in record["killed"])
     assert {stage["stage"] for stage in record["killed"]} == {"fit" if die_in == "fit" else "predictions"}
     assert json.loads(call().stdout) == record
+
+
+def test_a_methods_preset_is_its_own() -> None:
+    """λ means something else to other methods that have one."""
+    assert presets("book", "dealrec", "bigrec", "catalogue")["method"] == {"lam": 1.0}
+    assert presets("book", "goracs", "bigrec", "catalogue")["method"] == {}
