@@ -16,11 +16,10 @@ from prunebench.recommenders.base import RecommenderError
 from prunebench.recommenders.batching import length_batches
 from prunebench.recommenders.derivatives import Vector, directional_derivatives, hessian_product, mean_gradient
 from prunebench.recommenders.runtime import Runtime
-from prunebench.recommenders.surrogates import network
 from prunebench.recommenders.surrogates.config import SASRecConfig
+from prunebench.recommenders.surrogates.layers import make_dropout, no_dropout
 from prunebench.recommenders.surrogates.sasrec import SASRec
-from prunebench.recommenders.surrogates.training import batch_loss
-from prunebench.recommenders.surrogates.windows import Windows
+from prunebench.recommenders.surrogates.windows import Examples, Windows
 
 AGREEMENT = 1e-3
 T = TypeVar("T")
@@ -43,16 +42,17 @@ def rows(dataset: RecDataset, epoch_samples: int = 4096, gradient_samples: int =
 def _training_epoch(model: SASRec, samples: Samples, runtime: Runtime) -> dict[str, Any]:
     config = model.config
     windows = Windows.of(samples.sequences, config.max_length, model.n_items)
-    negatives = windows.negatives(samples.ids, runtime.derive("perf negatives"))
+    examples = Examples.of(windows, windows.negatives(samples.ids, runtime.derive("perf negatives")))
 
     def epoch(width: int | None, order: list[NDArray[np.int64]]) -> float:
         leaves = {name: value.clone().requires_grad_() for name, value in model.parameters.items()}
         optimiser = torch.optim.Adam(leaves.values(), lr=config.learning_rate, fused=width is None)
-        dropout = network.make_dropout(config.dropout, runtime.torch_rng("perf dropout"))
-        first = float(batch_loss(leaves, config, windows, negatives, order[0], width=width).detach())
+        dropout = make_dropout(config.dropout, runtime.torch_rng("perf dropout"))
+        batch = examples.batch(order[0], runtime.device, width)
+        first = float(model.training_loss(leaves, batch, no_dropout).detach())
         for part in order:
             optimiser.zero_grad()
-            batch_loss(leaves, config, windows, negatives, part, dropout, width).backward()
+            model.training_loss(leaves, examples.batch(part, runtime.device, width), dropout).backward()
             optimiser.step()
         return first
 
@@ -65,13 +65,13 @@ def _training_epoch(model: SASRec, samples: Samples, runtime: Runtime) -> dict[s
 def _influence(model: SASRec, samples: Samples, runtime: Runtime) -> list[dict[str, Any]]:
     (name,) = model.scope("block")
     windows = Windows.of(samples.sequences, model.config.max_length, model.n_items)
-    negatives = windows.negatives(samples.ids, runtime.derive("sasrec", "negatives"))
+    examples = Examples.of(windows, windows.negatives(samples.ids, runtime.derive("sasrec", "negatives")))
     weight = model.parameters[name].clone().requires_grad_()
     parameters = {**model.parameters, name: weight}
 
     def loss(position: int) -> torch.Tensor:
-        one = np.array([position])
-        return batch_loss(parameters, model.config, windows, negatives, one, width=model.config.max_length)
+        one = examples.batch(np.array([position]), runtime.device, model.config.max_length)
+        return model.training_loss(parameters, one, no_dropout)
 
     def products(direction: torch.Tensor) -> torch.Tensor:
         total = torch.zeros_like(weight)

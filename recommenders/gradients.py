@@ -1,58 +1,270 @@
-"""Per-sample gradient norms over linear layers, from batched passes."""
+"""Per-sample gradients of weights from one forward and one backward pass per batch: their norms, or they themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
-def gradient_norms(model: nn.Module, layers: Sequence[nn.Linear], losses: Callable[[], torch.Tensor]) -> torch.Tensor:
+class Use(NamedTuple):
+    """One use of a weight in a pass, as the factors of what it adds to every sample's gradient.
+
+    A matrix [out, in] gets Σ_t left_t right_tᵀ. Of a linear map, ``left`` [b, t, out] is the gradient at the output and
+    ``right`` [b, t, in] what entered; its columns are the matrix's rows from ``first`` on. Of a look-up, ``left`` int64
+    [b, t] are the rows looked up (it stands for their one-hot vectors) and ``right`` [b, t, in] the gradient at the
+    output. A vector [out] (a bias, a gain) gets Σ_t left_t and has no ``right``.
+    """
+
+    left: Tensor
+    right: Tensor | None = None
+    first: int = 0
+
+
+Factors = Mapping[Hashable, Callable[[Tensor], Use]]
+"""For each weight used by one operation, its ``Use`` as a function of the gradient at the operation's output."""
+
+
+class Watch:
+    """Sees what entered an operation and the gradient that arrives at its output, for the weights asked about.
+
+    ``reduce(weight, uses)`` is called once per weight, as soon as the backward pass has reached all its uses, so that
+    no more than one weight's uses wait at a time; ``flush`` reduces what is left where some use never reached the loss.
+    """
+
+    def __init__(self, reduce: Callable[[Hashable, list[Use]], None]) -> None:
+        self._reduce = reduce
+        self._expected: Counter[Hashable] = Counter()
+        self._arrived: defaultdict[Hashable, list[Use]] = defaultdict(list)
+
+    def notice(self, output: Tensor, factors: Factors) -> Tensor:
+        """The output to go on with, of an operation that uses the weights of ``factors``."""
+        # With all parameters frozen, the graph has to start somewhere: at the first weight asked about.
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+        self._expected.update(factors.keys())
+
+        def arrived(gradient: Tensor) -> None:
+            for weight, use in factors.items():
+                uses = self._arrived[weight]
+                uses.append(use(gradient))
+                if len(uses) == self._expected[weight]:
+                    self._reduce(weight, self._arrived.pop(weight))
+
+        output.register_hook(arrived)
+        return output
+
+    def flush(self) -> None:
+        while self._arrived:
+            self._reduce(*self._arrived.popitem())
+
+
+PullBack = Callable[[Use], Use]
+"""From a use of a derived table to the use of the parameter it was derived from."""
+
+
+class Watched(dict[str, Tensor]):
+    """Parameters by name of which some, ``names``, are watched: the operations of ``surrogates.layers`` notice.
+
+    ``derived``: tables that are no parameters but a linear function of one, by name: that parameter's and the pull-back.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        names: frozenset[str],
+        watch: Watch,
+        derived: Mapping[str, tuple[str, PullBack]] | None = None,
+    ) -> None:
+        super().__init__(tensors)
+        self.names, self.watch, self.derived = names, watch, dict(derived or {})
+
+    def over(self, tensors: Mapping[str, Tensor]) -> Watched:
+        """These parameters beside and before others, which are not watched."""
+        return Watched({**tensors, **self}, self.names, self.watch, self.derived)
+
+    def deriving(self, name: str, table: Tensor, parameter: str, pull_back: PullBack) -> Watched:
+        """With one more table, made of ``parameter``."""
+        derived = {**self.derived, name: (parameter, pull_back)}
+        return Watched({**self, name: table.detach()}, self.names, self.watch, derived)
+
+    def notice(self, output: Tensor, factors: Mapping[str, Callable[[Tensor], Use]]) -> Tensor:
+        """The output to go on with, of an operation that uses the weights or derived tables of ``factors``."""
+        wanted: dict[Hashable, Callable[[Tensor], Use]] = {}
+        for name, use in factors.items():
+            parameter, pull_back = self.derived.get(name, (name, None))
+            if parameter in self.names:
+                wanted[parameter] = use if pull_back is None else _pulled(use, pull_back)
+        return self.watch.notice(output, wanted) if wanted else output
+
+
+def _pulled(use: Callable[[Tensor], Use], pull_back: PullBack) -> Callable[[Tensor], Use]:
+    return lambda gradient: pull_back(use(gradient))
+
+
+def gradient_norms(model: nn.Module, layers: Sequence[nn.Linear], losses: Callable[[], Tensor]) -> Tensor:
     """‖∇L(s)‖₂ over the weights (and biases) of ``layers`` for every sample of a batch, float32 [b].
 
     ``losses()`` runs ``model`` once and returns per-sample losses [b]; the batch must be the leading dimension of
     what enters each layer, and no sample may influence another (no batch statistics). Each layer's gradient of
     sample s is Σ_t g_t x_tᵀ (x its input, g the gradient of its output), so one forward and one backward pass serve
-    the batch, and the batch's own weight gradient is never formed. Equation 12 of the DEALRec paper; the two ways to
-    take the norm are those of Goodfellow (2015) and of "ghost clipping" (Li et al., 2022).
+    the batch, and the batch's own weight gradient is never formed. Equation 12 of the DEALRec paper.
 
     Parameters are left as they are, their ``requires_grad`` and ``grad`` too.
     """
-    squares: dict[nn.Module, torch.Tensor] = {}
-    calls: dict[nn.Module, int] = dict.fromkeys(layers, 0)
-    waiting: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {layer: [] for layer in layers}
+    squares: list[Tensor] = []
+    values = _watched_pass(model, layers, losses, lambda _, uses: squares.append(squared_norm(uses)), biases=True)
+    return _root_of_sum(squares, values)
 
-    def watch(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        # With all parameters frozen, the graph has to start somewhere: at the first layer asked about.
-        if not output.requires_grad:
-            output = output.detach().requires_grad_()
-        entered = inputs[0].detach()
-        calls[layer] += 1
 
-        def arrived(gradient: torch.Tensor) -> None:
-            waiting[layer].append((entered, gradient))
-            # A layer used twice in a pass has one gradient: the sum over both uses.
-            if len(waiting[layer]) == calls[layer]:
-                squares[layer] = _squared_norm(layer, waiting[layer])
-                waiting[layer].clear()
+def sample_gradients(
+    model: nn.Module, layers: Sequence[nn.Linear], losses: Callable[[], Tensor]
+) -> dict[nn.Linear, Tensor]:
+    """∇L(s) by each layer's weight for every sample of a batch, float32 [b, out, in]; biases are left out.
 
-        output.register_hook(arrived)
-        return output
+    As ``gradient_norms``, but the gradients themselves: b times the layers' weights in memory. A layer that does not
+    reach the loss has zeros.
+    """
+    gradients: dict[Hashable, Tensor] = {}
 
-    hooks = [layer.register_forward_hook(watch) for layer in layers]
+    def keep(layer: Hashable, uses: list[Use]) -> None:
+        gradients[layer] = matrix_gradients(uses)
+
+    values = _watched_pass(model, layers, losses, keep, biases=False)
+    return {
+        layer: gradients[layer] if layer in gradients else values.new_zeros(len(values), *layer.weight.shape).float()
+        for layer in layers
+    }
+
+
+def functional_gradient_norms(parameters: Mapping[str, Tensor], losses: Callable[[Watched], Tensor]) -> Tensor:
+    """‖∇L(s)‖₂ by ``parameters`` for every sample of a batch, float32 [b], of a function of them.
+
+    ``losses`` of the watched parameters returns per-sample losses [b]. Every use of a parameter must be an operation
+    that notices (those of ``surrogates.layers`` do), the batch being the leading dimension.
+    """
+    squares: list[Tensor] = []
+    watch = Watch(lambda _, uses: squares.append(squared_norm(uses)))
+    frozen = {name: value.detach() for name, value in parameters.items()}
+    with torch.enable_grad():
+        values = losses(Watched(frozen, frozenset(parameters), watch))
+        _backward(values)
+    watch.flush()
+    return _root_of_sum(squares, values)
+
+
+def squared_norm(uses: Sequence[Use]) -> Tensor:
+    """Squared Frobenius norm of Σ over all ``uses`` of one weight, per sample, float32 [b].
+
+    The products of the factors' Gram matrices, Σ_{t,u} (left_t·left_u)(right_t·right_u), give it without the gradient
+    ("ghost clipping", Li et al., ICLR 2022); where a matrix is small beside the tokens, the gradient itself does
+    (Goodfellow, 2015).
+    """
+    if uses[0].right is None:
+        return _vector(uses).square().sum(1)
+    dense, looked_up = _joined(uses)
+    total = torch.zeros(len(uses[0].left), dtype=torch.float32, device=uses[0].left.device)
+    if dense is not None:
+        total += _dense_square(*dense[:2])
+    if looked_up is not None:
+        rows, right = looked_up
+        same = rows[:, :, None] == rows[:, None, :]
+        total += (torch.bmm(right, right.transpose(1, 2)) * same).sum((1, 2))
+    if dense is not None and looked_up is not None:
+        left, entered, first = dense
+        # A table may have rows that are looked up but that no linear map reaches: padding, a mask.
+        column = (rows - first).clamp(0, left.shape[2] - 1)
+        shared = left.gather(2, column[:, None, :].expand(-1, left.shape[1], -1)) * (column == rows - first)[:, None, :]
+        total += 2 * (torch.bmm(entered, right.transpose(1, 2)) * shared).sum((1, 2))
+    return total.clamp_min(0)
+
+
+def matrix_gradients(uses: Sequence[Use]) -> Tensor:
+    """Σ over all ``uses`` of a linear map's weight, per sample, float32 [b, out, in]."""
+    left, right = torch.cat([_tokens(use.left) for use in uses], 1), torch.cat([_tokens(use.right) for use in uses], 1)
+    return torch.bmm(left.transpose(1, 2), right)
+
+
+def _dense_square(left: Tensor, right: Tensor) -> Tensor:
+    tokens, width_out, width_in = left.shape[1], left.shape[2], right.shape[2]
+    if width_in * width_out <= tokens * (width_in + width_out):
+        return torch.bmm(left.transpose(1, 2), right).square().sum((1, 2))
+    grams = torch.bmm(left, left.transpose(1, 2)) * torch.bmm(right, right.transpose(1, 2))
+    return grams.sum((1, 2))
+
+
+def _joined(uses: Sequence[Use]) -> tuple[tuple[Tensor, Tensor, int] | None, tuple[Tensor, Tensor] | None]:
+    """All uses as linear maps side by side, and all look-ups: factors [b, t, width] (rows looked up: [b, t])."""
+    dense = [use for use in uses if use.left.is_floating_point()]
+    looked_up = [use for use in uses if not use.left.is_floating_point()]
+    maps = rows = None
+    if dense:
+        first = min(use.first for use in dense)
+        left = torch.cat([F.pad(_tokens(use.left), (use.first - first, 0)) for use in dense], 1)
+        maps = left, torch.cat([_tokens(use.right) for use in dense], 1), first
+    if looked_up:
+        rows = (
+            torch.cat([use.left.reshape(len(use.left), -1) for use in looked_up], 1),
+            torch.cat([_tokens(use.right) for use in looked_up], 1),
+        )
+    return maps, rows
+
+
+def _vector(uses: Sequence[Use]) -> Tensor:
+    return torch.stack([_tokens(use.left).sum(1) for use in uses]).sum(0)
+
+
+def _tokens(x: Tensor | None) -> Tensor:
+    """[b, …, width] as float32 [b, t, width]."""
+    assert x is not None
+    return x.reshape(x.shape[0], -1, x.shape[-1]).float()
+
+
+def _root_of_sum(squares: list[Tensor], values: Tensor) -> Tensor:
+    total = torch.zeros(len(values), dtype=torch.float32, device=values.device)
+    for square in squares:
+        total += square
+    return total.sqrt()
+
+
+def _watched_pass(
+    model: nn.Module,
+    layers: Sequence[nn.Linear],
+    losses: Callable[[], Tensor],
+    reduce: Callable[[Hashable, list[Use]], None],
+    biases: bool,
+) -> Tensor:
+    """One forward and one backward pass with hooks on ``layers``; a weight's name is its layer, a bias's a pair."""
+    watch = Watch(reduce)
+
+    def entered(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0].detach()
+        factors: dict[Hashable, Callable[[Tensor], Use]] = {layer: lambda gradient: Use(gradient, x)}
+        if biases and getattr(layer, "bias", None) is not None:
+            factors[layer, "bias"] = lambda gradient: Use(gradient)
+        return watch.notice(output, factors)
+
+    hooks = [layer.register_forward_hook(entered) for layer in layers]
     try:
         with _frozen(model), torch.enable_grad():
             values = losses()
-            values.sum().backward()
+            _backward(values)
     finally:
         for hook in hooks:
             hook.remove()
-    total = torch.zeros(len(values), dtype=torch.float32, device=values.device)
-    for square in squares.values():
-        total += square
-    return total.sqrt()
+    watch.flush()
+    return values
+
+
+def _backward(values: Tensor) -> None:
+    # No watched weight on the way to the loss: no gradient.
+    if values.requires_grad:
+        values.sum().backward()
 
 
 @contextmanager
@@ -66,20 +278,3 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asked:
             parameter.requires_grad_(True)
-
-
-def _squared_norm(layer: nn.Module, uses: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """‖Σ_t g_t x_tᵀ‖_F² per sample (and ‖Σ_t g_t‖² for a bias), float32 [b]."""
-    batch = uses[0][0].shape[0]
-    entered = torch.cat([x.reshape(batch, -1, x.shape[-1]) for x, _ in uses], 1).float()
-    arrived = torch.cat([g.reshape(batch, -1, g.shape[-1]) for _, g in uses], 1).float()
-    tokens, width_in, width_out = entered.shape[1], entered.shape[2], arrived.shape[2]
-    if width_in * width_out <= tokens * (width_in + width_out):
-        square = torch.bmm(arrived.transpose(1, 2), entered).square().sum((1, 2))
-    else:
-        # Σ_{t,u} (x_t·x_u)(g_t·g_u): cheaper when the weight is larger than the sequence is long.
-        inner = torch.bmm(entered, entered.transpose(1, 2)) * torch.bmm(arrived, arrived.transpose(1, 2))
-        square = inner.sum((1, 2)).clamp_min(0)
-    if getattr(layer, "bias", None) is not None:
-        square = square + arrived.sum(1).square().sum(1)
-    return square

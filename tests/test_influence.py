@@ -23,9 +23,9 @@ from prunebench.recommenders.derivatives import (
 )
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.surrogates.config import SASRecConfig
-from prunebench.recommenders.surrogates.objective import SASRecObjective
+from prunebench.recommenders.surrogates.objective import SequenceObjective
 from prunebench.recommenders.surrogates.sasrec import SASRec
-from prunebench.recommenders.surrogates.windows import Windows
+from prunebench.recommenders.surrogates.windows import Examples, Windows
 
 GOLDEN = Path(__file__).parent / "golden" / "sasrec_influence.npz"
 BLOCK = "item_encoder.layer.1.attention.dense.weight"
@@ -48,7 +48,7 @@ def golden_model(golden: Mapping[str, NDArray]) -> SASRec:
     return model
 
 
-def golden_objective(golden: Mapping[str, NDArray], scope: str = "block") -> SASRecObjective:
+def golden_objective(golden: Mapping[str, NDArray], scope: str = "block") -> SequenceObjective:
     """The released model inputs, fed as they are."""
     model = golden_model(golden)
     real = golden["input_ids"] > 0
@@ -57,7 +57,7 @@ def golden_objective(golden: Mapping[str, NDArray], scope: str = "block") -> SAS
     inputs = Sequences.from_flat(golden["input_ids"][real] - 1, real.sum(1))
     nothing = np.empty(0, np.int64)
     windows = Windows(inputs, targets, nothing, nothing, 120)
-    return SASRecObjective(model.parameters, model.scope(scope), 2, windows, negatives, 64, RUNTIME)
+    return SequenceObjective(model, model.parameters, model.scope(scope), Examples.of(windows, negatives), 64, RUNTIME)
 
 
 @pytest.mark.parametrize("scope", ["block", "last_layer", "all"])
@@ -78,7 +78,7 @@ def test_the_released_pooled_gradient_is_the_means_weighted_by_length(golden: Ma
     gradients = golden["per_sample_grad"].reshape(80, -1)
     pooled = (gradients * (lengths / lengths.sum())[:, None]).sum(0)
     assert relative(pooled.reshape(16, 16), golden["v"]) < 1e-4
-    assert (objective._windows.inputs.lengths == lengths).all()
+    assert (objective._examples.lengths == lengths).all()
 
 
 def test_replayed_lissa_and_influence_equal_the_released_ones(golden: Mapping[str, NDArray]) -> None:
@@ -121,7 +121,7 @@ def test_hessian_product_equals_the_explicit_hessian(golden: Mapping[str, NDArra
     assert relative(product.numpy().ravel(), hessian @ direction.numpy().ravel()) < 1e-4
 
 
-def explicit_hessian(objective: SASRecObjective) -> NDArray[np.float64]:
+def explicit_hessian(objective: SequenceObjective) -> NDArray[np.float64]:
     shape = objective.parameters[BLOCK].shape
 
     def mean_loss(flat: Tensor) -> Tensor:

@@ -13,11 +13,15 @@ import torch.nn.functional as F
 from prunebench.datasets.schema import Queries, RecDataset, Samples, Sequences
 from prunebench.recommenders.base import RecommenderError
 from prunebench.recommenders.runtime import Cancelled, Runtime
-from prunebench.recommenders.surrogates import network, sasrec
+from prunebench.recommenders.surrogates import layers
+from prunebench.recommenders.surrogates import losses as surrogate_losses
+from prunebench.recommenders.surrogates.attention import layer_name
+from prunebench.recommenders.surrogates.base import WEIGHTS
 from prunebench.recommenders.surrogates.config import SASRecConfig
+from prunebench.recommenders.surrogates.layers import Pass, make_dropout, no_dropout
 from prunebench.recommenders.surrogates.sasrec import SASRec
-from prunebench.recommenders.surrogates.training import batch_loss, validation_loss
-from prunebench.recommenders.surrogates.windows import Windows
+from prunebench.recommenders.surrogates.training import validation_loss
+from prunebench.recommenders.surrogates.windows import Examples, Windows
 
 N_ITEMS = 40
 SMALL = SASRecConfig(d=8, max_length=6, dropout=0.0, batch_size=16, epochs=3)
@@ -102,11 +106,11 @@ def _hidden(model: SASRec, prefix: np.ndarray, shift: int) -> torch.Tensor:
     p, c = model.parameters, model.config
     length = len(prefix)
     position = p["position_embeddings.weight"][c.max_length - length - shift : c.max_length - shift]
-    x = network.normalised(
-        p, "LayerNorm", p["item_embeddings.weight"][torch.from_numpy(prefix.astype(np.int64)) + 1] + position
+    x = layers.layer_norm(
+        p, p["item_embeddings.weight"][torch.from_numpy(prefix.astype(np.int64)) + 1] + position, "LayerNorm"
     )
     for number in range(c.layers):
-        layer = network.layer_name(number)
+        layer = layer_name(number)
         query, key, value = (
             F.linear(x, p[f"{layer}.attention.{n}.weight"], p[f"{layer}.attention.{n}.bias"])
             for n in ("query", "key", "value")
@@ -118,7 +122,8 @@ def _hidden(model: SASRec, prefix: np.ndarray, shift: int) -> torch.Tensor:
             scores = query[:, span] @ key[:, span].T / width**0.5
             scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
             parts.append(scores.softmax(1) @ value[:, span])
-        x = network.finish(p, layer, torch.cat(parts, 1), x)
+        finish = model.steps[2 + 2 * number]
+        (x,) = finish(p, (torch.cat(parts, 1), x), Pass(torch.ones(1, length, dtype=torch.bool)))
     return x[-1]
 
 
@@ -130,32 +135,30 @@ def test_padding_and_batch_composition_change_nothing() -> None:
     )
     assert np.allclose(together, alone, rtol=1e-4, atol=1e-6)
     windows = Windows.of(samples.sequences, 6, N_ITEMS)
-    negatives = windows.negatives(samples.ids, 0)
-    rows = np.arange(10)
-    narrow = batch_loss(model.parameters, SMALL, windows, negatives, rows)
-    wide = batch_loss(model.parameters, SMALL, windows, negatives, rows, width=6)
+    examples, rows, cpu = Examples.of(windows, windows.negatives(samples.ids, 0)), np.arange(10), torch.device("cpu")
+    narrow = model.training_loss(model.parameters, examples.batch(rows, cpu), no_dropout)
+    wide = model.training_loss(model.parameters, examples.batch(rows, cpu, width=6), no_dropout)
     assert float(narrow) == pytest.approx(float(wide), rel=1e-5)
 
 
 def test_the_future_is_not_seen() -> None:
     model, _, _ = trained()
     items = model.parameters["item_embeddings.weight"]
-    one = [network.embed(model.parameters, items[torch.tensor([ids])]) for ids in ([2, 3, 4], [2, 3, 10])]
-    real = torch.ones(1, 3, dtype=torch.bool)
-    bias = network.attention_bias(real, torch.float32)
-    first, second = (network.layers_forward(model.parameters, x, bias, 2, range(2)) for x in one)
+    given = Pass(torch.ones(1, 3, dtype=torch.bool))
+    inputs = [items[torch.tensor([ids])] for ids in ([2, 3, 4], [2, 3, 10])]
+    first, second = (model.run(model.parameters, (x,), given)[0] for x in inputs)
     assert torch.equal(first[:, :2], second[:, :2])
     assert not torch.allclose(first[:, 2], second[:, 2])
 
 
 def test_chunked_cross_entropy_has_the_plain_ones_value_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network._SummedCrossEntropy, "CELLS", 200)
+    monkeypatch.setattr(surrogate_losses._SummedCrossEntropy, "CELLS", 200)
     make = torch.Generator().manual_seed(0)
     hidden = torch.randn(37, 8, generator=make, dtype=torch.float64, requires_grad=True)
     items = torch.randn(21, 8, generator=make, dtype=torch.float64, requires_grad=True)
     target, weight = torch.randint(1, 21, (37,), generator=make), torch.rand(37, generator=make, dtype=torch.float64)
     plain = (F.cross_entropy(hidden @ items[1:].T, target - 1, reduction="none") * weight).sum()
-    chunked = network.summed_cross_entropy(hidden, items, target, weight)
+    chunked = surrogate_losses.summed_cross_entropy(hidden, items, target, weight)
     assert plain.item() == pytest.approx(chunked.item(), rel=1e-12)
     for a, b in zip(
         torch.autograd.grad(3 * plain, [hidden, items]), torch.autograd.grad(3 * chunked, [hidden, items]), strict=True
@@ -165,11 +168,11 @@ def test_chunked_cross_entropy_has_the_plain_ones_value_and_gradients(monkeypatc
 
 def test_dropout_has_the_right_rate_and_mean_and_its_own_generator() -> None:
     state = torch.random.get_rng_state()
-    dropped = network.make_dropout(0.25, torch.Generator().manual_seed(1))(torch.ones(100_003))
+    dropped = make_dropout(0.25, torch.Generator().manual_seed(1))(torch.ones(100_003))
     assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
     assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert network.make_dropout(0, torch.Generator()) is network.no_dropout
+    assert make_dropout(0, torch.Generator()) is no_dropout
 
 
 @pytest.mark.parametrize("loss", ["bce", "ce"])
@@ -190,7 +193,11 @@ def test_early_stopping_restores_the_best_epoch(stop_on: str) -> None:
     assert len(losses) < 40
     assert len(losses) - 1 - losses.argmin() == 3
     restored = validation_loss(
-        model.user_vectors(queries.histories, Runtime()), model.item_vectors(), queries, config, Runtime()
+        model.user_vectors(queries.histories, Runtime()),
+        model.item_vectors(),
+        queries,
+        config,
+        Runtime().derive("sasrec", "validation negatives"),
     )
     assert restored == pytest.approx(losses.min(), rel=1e-5)
     per_epoch = model.report.steps // len(losses)
@@ -201,9 +208,7 @@ def test_validation_rank_is_the_plain_one() -> None:
     model, _, queries = trained()
     scores = model.scores(queries.histories, Runtime())
     ranks = [(scores[row] >= scores[row, target]).sum() for row, target in enumerate(queries.targets.items)]
-    value = validation_loss(
-        model.user_vectors(queries.histories, Runtime()), model.item_vectors(), queries, SMALL, Runtime()
-    )
+    value = validation_loss(model.user_vectors(queries.histories, Runtime()), model.item_vectors(), queries, SMALL, 0)
     assert value == pytest.approx(np.log(ranks).mean(), rel=1e-3)
 
 
@@ -211,7 +216,7 @@ def test_same_seed_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     written = []
     for number, seed in enumerate((0, 0, 1)):
         trained(SMALL.model_copy(update={"dropout": 0.5}), seed)[0].save(tmp_path / str(number))
-        written.append((tmp_path / str(number) / sasrec.WEIGHTS).read_bytes())
+        written.append((tmp_path / str(number) / WEIGHTS).read_bytes())
     assert written[0] == written[1] != written[2]
 
 
@@ -237,7 +242,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert again.config == model.config
     assert again.report == model.report
     assert (again.scores(queries.histories, Runtime()) == model.scores(queries.histories, Runtime())).all()
-    (tmp_path / sasrec.WEIGHTS).write_bytes(b"not weights")
+    (tmp_path / WEIGHTS).write_bytes(b"not weights")
     with pytest.raises(RecommenderError, match="no saved SASRec"):
         SASRec.load(tmp_path, Runtime())
 

@@ -1,111 +1,106 @@
-"""SASRec's per-sample losses with everything below the parameters in scope computed once."""
+"""A surrogate's per-sample losses with everything below the parameters in scope computed once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prunebench.datasets.schema import Int64
-from prunebench.recommenders.batching import length_batches, pad_left
+from prunebench.recommenders.batching import length_batches
 from prunebench.recommenders.derivatives import Vector
+from prunebench.recommenders.gradients import Watched
 from prunebench.recommenders.runtime import Runtime
-from prunebench.recommenders.surrogates import network
-from prunebench.recommenders.surrogates.windows import Windows
+from prunebench.recommenders.surrogates import layers
+from prunebench.recommenders.surrogates.layers import Parameters, Pass
+from prunebench.recommenders.surrogates.network import Network, State
+from prunebench.recommenders.surrogates.windows import Batch, Examples
 
-BELOW_PROJECTION = ("query", "key", "value")
 
+class SequenceObjective:
+    """Implements ``derivatives.Objective`` for one trained network, one look at its samples and one scope.
 
-class SASRecObjective:
-    """Implements ``derivatives.Objective`` for one trained SASRec, one set of samples and one scope.
-
-    Where every parameter in scope lies above the last attention, the inputs of its output projection are kept, flat
-    [t, d]; where it lies in the last layer, that layer's inputs are. A pass then starts there. ``negatives`` None: CE.
+    The states before the first step that reads a parameter in scope are kept, flat [t, width], and a pass starts there;
+    what a step reads is observed, not declared. ``parameters`` are all of the network's, ``scope`` names some of them,
+    ``fixed`` are tensors it reads beside them; ``tokens`` bounds a batch.
     """
 
     def __init__(
         self,
+        network: Network,
         parameters: Vector,
-        scope: tuple[str, ...],
-        heads: int,
-        windows: Windows,
-        negatives: NDArray[np.int32] | None,
+        scope: Sequence[str],
+        examples: Examples,
         tokens: int,
         runtime: Runtime,
+        fixed: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.parameters = {name: parameters[name].detach() for name in scope}
-        self._all = {name: value.detach() for name, value in parameters.items()}
-        self._heads, self._tokens, self._windows = heads, tokens, windows
-        self._device = parameters["item_embeddings.weight"].device
-        self._layers = sum(name.endswith("attention.dense.weight") for name in parameters)
-        self._inputs = self._items(windows.inputs.items)
-        self._targets = self._items(windows.targets)
-        self._negatives = None if negatives is None else self._items(negatives)
-        last = network.layer_name(self._layers - 1)
-        in_last = all(name.startswith(f"{last}.") for name in scope)
-        above = in_last and not any(name.split(".")[-2] in BELOW_PROJECTION for name in scope)
-        self._kept: tuple[Tensor, ...] = ()
-        if in_last:
-            self._kept = self._compute_below(last if above else None, runtime)
+        self._network, self._examples, self._tokens = network, examples, tokens
+        self._device = next(iter(parameters.values())).device
+        self._all: Parameters = {**(fixed or {}), **{name: value.detach() for name, value in parameters.items()}}
+        observed = _Observed(self._all)
+        prepared = network.prepared(observed)
+        self._is_prepared = observed.read.isdisjoint(scope)
+        if self._is_prepared:
+            self._all = dict(prepared)
+        self._first, self._kept = self._below(runtime) if self._is_prepared and network.items not in scope else (0, ())
 
     def __len__(self) -> int:
-        return len(self._windows.inputs)
+        return len(self._examples)
 
     def batches(self, positions: Int64 | None = None) -> list[Int64]:
-        lengths = self._windows.inputs.lengths
+        lengths = self._examples.lengths
         if positions is None:
             return length_batches(lengths, self._tokens, self._tokens)
         return [positions[part] for part in length_batches(lengths[positions], self._tokens, self._tokens)]
 
     def losses(self, parameters: Mapping[str, Tensor], positions: Int64) -> Tensor:
-        """Mean over the sample's pairs of the loss, [b]."""
-        p = {**self._all, **parameters}
-        source, real = self._cells(positions)
-        hidden = self._hidden(p, source, real)
-        items = p["item_embeddings.weight"]
-        if self._negatives is not None:
-            per_token = network.bce(hidden, items[self._targets[source]], items[self._negatives[source]])
-        else:
-            flat = network.cross_entropy(hidden.flatten(0, 1), items, self._targets[source].flatten())
-            per_token = flat.view(source.shape)
-        weight = real.to(hidden.dtype) / real.sum(1, keepdim=True)
-        return (per_token * weight).sum(1)
-
-    def _hidden(self, p: Mapping[str, Tensor], source: Tensor, real: Tensor) -> Tensor:
-        last = network.layer_name(self._layers - 1)
-        kept = [part[source] for part in self._kept]
-        if len(kept) == 2:
-            return network.finish(p, last, kept[0], kept[1])
-        if kept:
-            bias = network.attention_bias(real, kept[0].dtype)
-            return network.layers_forward(p, kept[0], bias, self._heads, range(self._layers - 1, self._layers))
-        return self._run(p, source, real, self._layers)
-
-    def _run(self, p: Mapping[str, Tensor], source: Tensor, real: Tensor, layers: int) -> Tensor:
-        ids = torch.where(real, self._inputs[source], 0)
-        x = network.embed(p, p["item_embeddings.weight"][ids])
-        return network.layers_forward(p, x, network.attention_bias(real, x.dtype), self._heads, range(layers))
+        """Mean over the sample's cells of the loss, by their weights, [b]."""
+        p: Parameters = parameters.over(self._all) if isinstance(parameters, Watched) else {**self._all, **parameters}
+        batch = self._examples.batch(positions, self._device)
+        kept = tuple(part[batch.cells] for part in self._kept)
+        return self._network.sample_losses(
+            p if self._is_prepared else self._network.prepared(p), batch, kept, self._first
+        )
 
     @torch.no_grad()
-    def _compute_below(self, attention_of: str | None, runtime: Runtime) -> tuple[Tensor, ...]:
-        """Flat [t, d]: the last layer's input, preceded by its attention's output if ``attention_of`` names the layer."""
-        items = self._all["item_embeddings.weight"]
-        kept = [items.new_empty(len(self._inputs), items.shape[1]) for _ in range(1 if attention_of is None else 2)]
-        for positions in runtime.track(self.batches(), "activations below the scope"):
-            source, real = self._cells(positions)
-            x = self._run(self._all, source, real, self._layers - 1)
-            kept[-1][source[real]] = x[real]
-            if attention_of is not None:
-                bias = network.attention_bias(real, x.dtype)
-                kept[0][source[real]] = network.attend(self._all, attention_of, x, bias, self._heads)[real]
-        return tuple(kept)
+    def _below(self, runtime: Runtime) -> tuple[int, State]:
+        """The first step that reads a parameter in scope, and the states before it, flat."""
+        network, batches = self._network, self.batches()
+        if not batches:
+            return 0, ()
+        batch = self._examples.batch(batches[0][:1], self._device)
+        given, state, first = Pass(batch.inputs), self._inputs(batch), 0
+        for step in network.steps:
+            observed = _Observed(self._all)
+            state = step(observed, state, given)
+            if not observed.read.isdisjoint(self.parameters):
+                break
+            first += 1
+        if first == 0:
+            return 0, ()
+        kept: State = ()
+        for positions in runtime.track(batches, "activations below the scope"):
+            batch = self._examples.batch(positions, self._device)
+            state = network.run(self._all, self._inputs(batch), Pass(batch.inputs), 0, first)
+            kept = kept or tuple(x.new_empty(len(self._examples.inputs), x.shape[2]) for x in state)
+            for flat, x in zip(kept, state, strict=True):
+                flat[batch.cells[batch.real]] = x[batch.real]
+        return first, kept
 
-    def _cells(self, positions: Int64) -> tuple[Tensor, Tensor]:
-        source, real = pad_left(self._windows.inputs.offsets, positions)
-        return torch.from_numpy(source).to(self._device), torch.from_numpy(real).to(self._device)
+    def _inputs(self, batch: Batch) -> State:
+        return (layers.look_up(self._all, batch.inputs, self._network.items),)
 
-    def _items(self, ids: NDArray[np.int32]) -> Tensor:
-        return torch.from_numpy(ids.astype(np.int64) + 1).to(self._device)
+
+class _Observed(dict[str, Tensor]):
+    """Parameters that remember which of them were read."""
+
+    def __init__(self, tensors: Parameters) -> None:
+        super().__init__(tensors)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
