@@ -33,7 +33,7 @@ class Context:
     select: Queries
     run: RunConfig
     registry: Registry
-    surrogate: Any
+    surrogate: Callable[..., Any]
     backbone: Backbone
     runtime: Runtime
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +53,8 @@ class Signal(Protocol):
     seeded: ClassVar[bool]
     """Whether it varies with the run's signal seed; a base LLM, say, is the same for every seed."""
     reads: ClassVar[tuple[str, ...]]
-    """Parts of the data it looks at: ``titles``, ``train``, ``stop``, ``select``."""
+    """Parts of the data it looks at: ``titles``, ``train``, ``stop``, ``select``. One whose configuration decides has a
+    method ``reads_with(config)`` as well, which says how much of that it is."""
 
     def needs(self, config: Any, context: Context) -> dict[str, Request]: ...
     def key(self, config: Any, context: Context) -> dict[str, Any]:
@@ -62,6 +63,12 @@ class Signal(Protocol):
 
     def build(self, config: Any, context: Context, work: Workspace) -> dict[str, Any] | None: ...
     def load(self, config: Any, context: Context, artefact: Artefact) -> Any: ...
+
+
+def parts_read(provider: Signal, config: Any) -> tuple[str, ...]:
+    """The parts of the data a provider looks at with this configuration."""
+    narrowed: Callable[[Any], tuple[str, ...]] | None = getattr(provider, "reads_with", None)
+    return provider.reads if narrowed is None else narrowed(config)
 
 
 def split_validation(queries: Queries) -> tuple[Queries, Queries]:
@@ -82,6 +89,8 @@ class Graph:
     _values: dict[str, Any] = field(default_factory=dict)
     reads: dict[str, list[str]] = field(default_factory=dict)
     """Who read which part of the data: stage name → parts."""
+    models: set[str] = field(default_factory=set)
+    """Which of the run's models, ``surrogate`` and ``backbone``, had a part: those that a provider's key names."""
 
     @cached_property
     def data_key(self) -> dict[str, str]:
@@ -91,12 +100,18 @@ class Graph:
         """The artefact of a request, built if the store has none."""
         return self._resolve(request)[0]
 
-    def check(self, requests: Iterable[Request]) -> None:
-        """Ask every provider on the way for its needs, so that what cannot work fails before anything is built."""
+    def check(self, requests: Iterable[Request]) -> list[tuple[str, tuple[str, ...]]]:
+        """Ask every provider on the way for its needs, so that what cannot work fails before anything is built.
+
+        Returns each signal with the parts of the data it will read.
+        """
+        found: list[tuple[str, tuple[str, ...]]] = []
         for request in requests:
             provider: Signal = self.context.registry.resolve("signals", request.name)()
             config = build(provider.Config, request.config, f"signal {request.name!r}")
-            self.check(provider.needs(config, self.context).values())
+            found += self.check(provider.needs(config, self.context).values())
+            found.append((request.name, parts_read(provider, config)))
+        return found
 
     def value(self, request: Request) -> Any:
         """The loaded value of a request; loaded once per run."""
@@ -115,16 +130,18 @@ class Graph:
         upstream = [self.artefact(need) for need in needs.values()]
         seed = self.context.run.seeds.signal if provider.seeded else 0
         context = replace(self.context, runtime=self.context.runtime.with_seed(seed))
+        reads = parts_read(provider, config)
         key = {
             "config": config.model_dump(mode="json"),
-            "data": self.data_key if set(provider.reads) - {"titles"} else {},
+            "data": self.data_key if set(reads) - {"titles"} else {},
             "seed": seed,
             **provider.key(config, context),
         }
         code = self.context.registry.origin("signals", request.name).sha256
         if code is not None:
             key["plugin"] = code
-        self.reads[request.name] = list(provider.reads)
+        self.reads[request.name] = [*dict.fromkeys([*self.reads.get(request.name, []), *reads])]
+        self.models |= {"surrogate", "backbone"} & key.keys()
 
         def make(work: Workspace) -> dict[str, Any] | None:
             inputs = self.values(needs)
@@ -177,7 +194,10 @@ def with_resources(backbone: Backbone, resources: LoadedResources) -> Backbone:
 
 
 def parse_sections(registry: Registry, run: RunConfig, dataset: RecDataset) -> tuple[Any, Any, Any]:
-    """Method, surrogate factory and backbone of a run, their sections validated. Raises ConfigError, PluginError."""
+    """Method, surrogate factory and backbone of a run, their sections validated. Raises ConfigError, PluginError.
+
+    The factory takes settings in place of the run's own, e.g. ``epochs=10``.
+    """
     made = None
     if run.method != NO_METHOD:
         method = registry.resolve("methods", run.method)
@@ -187,5 +207,10 @@ def parse_sections(registry: Registry, run: RunConfig, dataset: RecDataset) -> t
     learned = backbone(
         build(backbone.Config, run.backbone_config, f"backbone {run.backbone}"), LoadedResources(dataset)
     )
-    config = build(surrogate.Config, run.surrogate_config, f"surrogate {run.surrogate}")
-    return made, learned, lambda: surrogate(config, dataset.n_items)
+
+    def untrained(**settings: Any) -> Any:
+        config = build(surrogate.Config, {**run.surrogate_config, **settings}, f"surrogate {run.surrogate}")
+        return surrogate(config, dataset.n_items)
+
+    untrained()
+    return made, learned, untrained
