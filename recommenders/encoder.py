@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,17 @@ class SentenceEncoder:
     def dimension(self) -> int:
         """Length of a vector."""
         return int(self._model.get_embedding_dimension())
+
+    @cached_property
+    def window(self) -> int:
+        """Tokens of a text that are read, special ones apart; the rest, at its end, is not."""
+        longest = self._model.max_seq_length or self.tokenizer.model_max_length
+        return int(longest) - self.tokenizer.num_special_tokens_to_add()
+
+    @property
+    def tokenizer(self) -> Any:
+        """The encoder's own, of transformers."""
+        return self._model.tokenizer
 
     @cached_property
     def _model(self) -> SentenceTransformer:

@@ -1,0 +1,24 @@
+"""k-center: always the sample farthest from all chosen so far, on user vectors (Sener & Savarese, ICLR 2018)."""
+
+from __future__ import annotations
+
+from prunebench.datasets.schema import Samples
+from prunebench.methods.base import Evidence, Selection
+from prunebench.methods.clustering import farthest_first
+from prunebench.methods.selection import selection
+from prunebench.methods.vectors import VectorMethod
+from prunebench.recommenders.runtime import Runtime
+
+
+class KCenter(VectorMethod):
+    """Greedy k-center (Sener & Savarese, "Active Learning for CNNs: a core-set approach", ICLR 2018).
+
+    No sample is farther from the nearest chosen one than twice what the best choice of that size allows (Gonzalez 1985).
+    The first is the sample nearest to the mean, where the paper starts from given labels. Vectors are taken as they are,
+    not normalised. A smaller budget's selection is part of a larger one's.
+    """
+
+    def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
+        """The first ``budget`` samples of the farthest-first order; ties by the hash of (seed, id)."""
+        seed = runtime.derive("k_center ties")
+        return selection(samples, farthest_first(evidence["user_vectors"], samples.ids, budget, seed, runtime))
