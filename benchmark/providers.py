@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,17 @@ from huggingface_hub import hf_hub_download
 from pydantic import Field
 
 from prunebench.benchmark.config import build
-from prunebench.benchmark.progress import Report
 from prunebench.benchmark.scores import keep_scores, scores_of
 from prunebench.benchmark.signals import Context
 from prunebench.benchmark.store import Artefact, Workspace
 from prunebench.methods import selection
-from prunebench.recommenders.base import Config, HasEffort, RecommenderError, Request
+from prunebench.recommenders.base import Config, HasEffort, RecommenderError, Request, Stage
 from prunebench.recommenders.bigrec.catalogue import CatalogueConfig, pretrain
 from prunebench.recommenders.encoder import EncoderConfig, SentenceEncoder
+from prunebench.recommenders.resumable import in_chunks
+from prunebench.recommenders.runtime import Runtime
 
 CATALOGUE = "catalogue"
-CHUNK = 8192
-"""Samples whose effort is computed between two points a killed run can continue from."""
 
 
 def titles_digest(titles: tuple[str, ...]) -> str:
@@ -125,6 +124,16 @@ class LLMSignal:
         return build(CatalogueConfig, context.run.llm_config, "the catalogue LLM")  # type: ignore[return-value]
 
 
+def backbone_key(context: Context, backbone: Any, stage: Stage) -> dict[str, Any]:
+    """What of the run's backbone decides a signal made with it: its code, and the settings of that stage."""
+    return {
+        "backbone": context.run.backbone,
+        "code": backbone.version,
+        "settings": backbone.key(stage),
+        "plugin": context.run.plugins.get("backbone"),
+    }
+
+
 class EffortSignal:
     """The LLM's gradient norm of each sample (Eq. 12), float32 [n]; NaN for samples that are no candidates."""
 
@@ -142,13 +151,7 @@ class EffortSignal:
         return {**first, **backbone.needs("effort")}
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
-        backbone = self._backbone(context)
-        return {
-            "backbone": context.run.backbone,
-            "code": backbone.version,
-            "settings": backbone.key("effort"),
-            "plugin": context.run.plugins.get("backbone"),
-        }
+        return backbone_key(context, self._backbone(context), "effort")
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
         samples, scores = context.samples, np.full(len(context.samples), np.nan, np.float32)
@@ -157,15 +160,11 @@ class EffortSignal:
             seed = context.runtime.derive("effort candidates")
             chosen = np.sort(selection.top(context.inputs["by"], samples.ids, config.candidates, seed))
         backbone, ids = context.backbone_with(context.inputs), samples.ids[chosen]
-        for start in range(0, len(ids), CHUNK):
-            part = work.scratch / f"effort-{start:09d}.npy"
-            if not part.exists():
-                runtime = replace(context.runtime, report=_shifted(context.runtime.report, start, len(ids)))
-                half = part.with_suffix(".half.npy")
-                np.save(half, backbone.effort(samples.take(ids[start : start + CHUNK]), runtime))
-                half.replace(part)
-                work.keep()
-            scores[chosen[start : start + CHUNK]] = np.load(part)
+
+        def efforts(positions: np.ndarray, runtime: Runtime) -> np.ndarray:
+            return backbone.effort(samples.take(ids[positions]), runtime)
+
+        scores[chosen] = in_chunks(work.scratch, "effort", len(ids), efforts, context.runtime)
         keep_scores(work, samples.ids, scores)
         return {"scored": len(chosen)}
 
@@ -178,8 +177,3 @@ class EffortSignal:
                 f"backbone {context.run.backbone} has no effort score; set method.use_effort=false, or prune for a backbone that has one, e.g. bigrec"
             )
         return context.backbone
-
-
-def _shifted(report: Report, start: int, total: int) -> Report:
-    """Progress of one chunk as progress of the whole."""
-    return lambda done, _, what: report(start + done, total, what)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from prunebench.datasets.schema import Queries, RecDataset, Samples, Sequences
 from prunebench.recommenders.derivatives import Objective
@@ -177,6 +177,38 @@ class HasTokenErrors(Protocol):
 
     def token_errors(self, samples: Samples, runtime: Runtime) -> Float32:
         """Mean over the answer's tokens of ‖softmax − onehot‖₂ before any fine-tuning, float32 [n]."""
+        ...
+
+
+class AlignmentConfig(Config):
+    """Settings of gradient alignment: LESS (Xia et al., ICML 2024, arXiv 2402.04333); defaults are the paper's."""
+
+    share: float = Field(default=0.05, gt=0, le=1, description="of the samples, drawn at random, for the warm-up")
+    epochs: int = Field(default=4, ge=1, description="of the warm-up; a checkpoint, and a pass over the data, for each")
+    lr: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="of the warm-up's first step; null: the backbone's own"
+    )
+    schedule: Literal["linear", "constant"] = Field(default="linear", description="linear: down to 0 at the end")
+    validation_users: int | None = Field(
+        default=None, ge=1, description="as many of the validation users that may be read, at random; null: all"
+    )
+    projection: int | None = Field(
+        default=8192, ge=1, description="dimensions gradients are projected to; null: none, the exact cosine"
+    )
+    epsilon: float = Field(default=1e-8, gt=0, allow_inf_nan=False, description="ε of Γ = m̂ / √(v̂ + ε)")
+
+
+@runtime_checkable
+class HasAlignment(Protocol):
+    """A backbone that can say how far a step on a sample would lower the loss of validation users."""
+
+    def alignment(
+        self, samples: Samples, validation: Queries, settings: AlignmentConfig, runtime: Runtime, folder: Path
+    ) -> Float32:
+        """LESS's influence of each sample on the mean loss of ``validation``, float32 [n], in [−1, 1].
+
+        ``folder`` is scratch space that survives a kill: checkpoints and scores found there are not made again.
+        """
         ...
 
 

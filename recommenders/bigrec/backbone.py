@@ -15,9 +15,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prunebench.datasets.schema import Queries, Samples, Sequences
-from prunebench.recommenders.base import FitReport, Float32, Rankings, RecommenderError, Request, Resources, Stage
+from prunebench.recommenders.base import (
+    AlignmentConfig,
+    FitReport,
+    Float32,
+    Rankings,
+    RecommenderError,
+    Request,
+    Resources,
+    Stage,
+)
 from prunebench.recommenders.bigrec.config import STAGE_KEYS, BIGRecConfig
 from prunebench.recommenders.bigrec.generation import generate_titles
+from prunebench.recommenders.bigrec.less import alignment
 from prunebench.recommenders.bigrec.model import (
     adapter_digest,
     add_adapter,
@@ -31,6 +41,7 @@ from prunebench.recommenders.bigrec.model import (
     window,
 )
 from prunebench.recommenders.bigrec.prompts import PromptBuilder, Prompts, choose_template
+from prunebench.recommenders.bigrec.readings import token_errors, user_vectors
 from prunebench.recommenders.bigrec.training import train
 from prunebench.recommenders.gradients import gradient_norms
 from prunebench.recommenders.grounding import Grounding
@@ -135,6 +146,32 @@ class BIGRec:
         prompts = self.prompts(model).with_answers(samples.histories, samples.targets, self.config.loss_on)
         layers = effort_layers(model, self.config.effort_scope)
         return efforts(model, prompts, layers, self.config, runtime)
+
+    @global_generators_kept()
+    def user_vectors(self, histories: Sequences, runtime: Runtime) -> Float32:
+        """The base LLM's last layer at the last token of each user's titles, joined by "; ", float32 [n, d].
+
+        The oldest titles are dropped where a text exceeds ``cutoff`` or the LLM's window.
+        """
+        model, config, titles = self.base(runtime), self.config, self.resources.dataset.titles
+        room = min(config.cutoff, window(model) or config.cutoff)
+        return user_vectors(model, self.tokenizer, titles, histories, room, config.batch_tokens, runtime)
+
+    @global_generators_kept()
+    def token_errors(self, samples: Samples, runtime: Runtime) -> Float32:
+        """Mean over the answer's tokens of ‖softmax − onehot‖₂ at the adapter's start, float32 [n]."""
+        model = add_adapter(self.base(runtime), self.config, runtime)
+        prompts = self.prompts(model).with_answers(samples.histories, samples.targets, "answer")
+        return token_errors(model, prompts, self.config.batch_tokens, runtime)
+
+    @global_generators_kept()
+    def alignment(
+        self, samples: Samples, validation: Queries, settings: AlignmentConfig, runtime: Runtime, folder: Path
+    ) -> Float32:
+        """LESS's scores, float32 [n]: the adapter's Adam step on a sample against validation users' mean gradient."""
+        model = add_adapter(self.base(runtime), self.config, runtime)
+        builder = self.prompts(model)
+        return alignment(model, builder, samples, validation, self.config, settings, runtime, folder)
 
     def embed(self, model: Any, texts: list[str], runtime: Runtime) -> Float32:
         """Vectors to ground with, float32 [n, d]: the base LLM's or the sentence encoder's."""

@@ -1,0 +1,85 @@
+"""Signals made with the LLM backbone beyond effort: token errors, alignment with validation users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prunebench.benchmark.providers import backbone_key
+from prunebench.benchmark.scores import keep_scores, scores_of
+from prunebench.benchmark.signals import Context
+from prunebench.benchmark.store import Artefact, Workspace
+from prunebench.recommenders.base import (
+    AlignmentConfig,
+    Config,
+    HasAlignment,
+    HasTokenErrors,
+    RecommenderError,
+    Request,
+)
+from prunebench.recommenders.resumable import in_chunks
+from prunebench.recommenders.runtime import Runtime
+
+
+class TokenErrorsSignal:
+    """Mean error of the LLM over the tokens of each sample's answer, float32 [n]: EL2N of a language model."""
+
+    class Config(Config):
+        pass
+
+    version, phase, seeded, reads = 1, "pruning", True, ("train", "titles")
+
+    def needs(self, config: Config, context: Context) -> dict[str, Request]:
+        return self._backbone(context).needs("effort")
+
+    def key(self, config: Config, context: Context) -> dict[str, Any]:
+        return backbone_key(context, self._backbone(context), "effort")
+
+    def build(self, config: Config, context: Context, work: Workspace) -> None:
+        backbone, samples = context.backbone_with(context.inputs), context.samples
+
+        def errors(positions: np.ndarray, runtime: Runtime) -> np.ndarray:
+            return backbone.token_errors(samples.take(samples.ids[positions]), runtime)
+
+        scores = in_chunks(work.scratch, "token-errors", len(samples), errors, context.runtime)
+        keep_scores(work, samples.ids, scores)
+
+    def load(self, config: Config, context: Context, artefact: Artefact) -> np.ndarray:
+        return scores_of(artefact, context)
+
+    def _backbone(self, context: Context) -> Any:
+        if not isinstance(context.backbone, HasTokenErrors):
+            raise RecommenderError(
+                f"backbone {context.run.backbone} has no token errors; set method.signal=surrogate, or prune for a backbone that has them, e.g. bigrec"
+            )
+        return context.backbone
+
+
+class LESSSignal:
+    """LESS's influence of each sample on the loss of the `select` validation users, float32 [n]; reads their targets."""
+
+    Config = AlignmentConfig
+    version, phase, seeded, reads = 1, "pruning", True, ("train", "select", "titles")
+
+    def needs(self, config: AlignmentConfig, context: Context) -> dict[str, Request]:
+        return self._backbone(context).needs("fit")
+
+    def key(self, config: AlignmentConfig, context: Context) -> dict[str, Any]:
+        """The warm-up is a fine-tuning: whatever decides the backbone's own decides it."""
+        return backbone_key(context, self._backbone(context), "fit")
+
+    def build(self, config: AlignmentConfig, context: Context, work: Workspace) -> dict[str, Any]:
+        backbone, samples, select = context.backbone_with(context.inputs), context.samples, context.select
+        keep_scores(work, samples.ids, backbone.alignment(samples, select, config, context.runtime, work.scratch))
+        return {"validation_users": min(len(select), config.validation_users or len(select))}
+
+    def load(self, config: AlignmentConfig, context: Context, artefact: Artefact) -> np.ndarray:
+        return scores_of(artefact, context)
+
+    def _backbone(self, context: Context) -> Any:
+        if not isinstance(context.backbone, HasAlignment):
+            raise RecommenderError(
+                f"backbone {context.run.backbone} has no adapter gradients for LESS; prune for a backbone that has them, e.g. bigrec, or choose another method"
+            )
+        return context.backbone

@@ -1,0 +1,76 @@
+"""What the LLM makes of users and samples before any fine-tuning: vectors of texts, errors per token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from prunebench.datasets.schema import Sequences
+from prunebench.recommenders.base import Float32
+from prunebench.recommenders.bigrec.model import embed_texts, model_inputs
+from prunebench.recommenders.bigrec.prompts import IGNORED, Batch, Prompts
+from prunebench.recommenders.runtime import Runtime
+
+SEPARATOR = "; "
+
+
+def user_texts(tokenizer: Any, titles: tuple[str, ...], histories: Sequences, room: int) -> list[str]:
+    """Each user's titles joined by "; ", as many of the latest as fit ``room`` tokens, at least the last one.
+
+    Tokens are counted title by title, with a separator each, so a text may come out a few tokens short of ``room``.
+    """
+    distinct = {title: row for row, title in enumerate(dict.fromkeys(titles))}
+    pieces = tokenizer([title + SEPARATOR for title in distinct], add_special_tokens=False)["input_ids"]
+    cost = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    cost_of_item = cost[np.fromiter((distinct[title] for title in titles), np.int64, len(titles))]
+    row, ends = histories.rows_of_items(), histories.offsets[1:]
+    spent = np.concatenate([[0], np.cumsum(cost_of_item[histories.items])])
+    # Tokens of this title and all later ones of its row.
+    fits = spent[ends[row]] - spent[:-1] <= room
+    fits[ends[histories.lengths > 0] - 1] = True
+    kept = Sequences.from_flat(histories.items[fits], np.bincount(row[fits], minlength=len(histories)))
+    return [SEPARATOR.join(titles[item] for item in items) for items in kept]
+
+
+def user_vectors(
+    model: Any,
+    tokenizer: Any,
+    titles: tuple[str, ...],
+    histories: Sequences,
+    room: int,
+    batch_tokens: int,
+    runtime: Runtime,
+) -> Float32:
+    """The LLM's last layer at the last token of each user's text, float32 [n, d]; see ``user_texts``, ``embed_texts``.
+
+    One token of ``room`` is left for a token that starts every text.
+    """
+    texts = user_texts(tokenizer, titles, histories, room - 1)
+    named = replace(runtime, report=lambda done, total, _: runtime.report(done, total, "embedding users"))
+    return embed_texts(model, tokenizer, texts, batch_tokens, named)
+
+
+@torch.inference_mode()
+def token_errors(model: Any, prompts: Prompts, batch_tokens: int, runtime: Runtime) -> Float32:
+    """Mean over the counted tokens of ‖softmax − onehot‖₂, float32 [n]: EL2N (Paul et al., NeurIPS 2021) per token."""
+    errors, done = np.empty(len(prompts), np.float32), 0
+    for positions in prompts.batches(batch_tokens):
+        runtime.checkpoint()
+        errors[positions] = mean_errors(model, prompts.batch(positions).to(runtime.device)).cpu().numpy()
+        done += len(positions)
+        runtime.report(done, len(prompts), "token errors")
+    return errors
+
+
+def mean_errors(model: Any, batch: Batch) -> torch.Tensor:
+    """The same for one batch, float32 [b]. Logits are computed only for the last columns, where the answers are."""
+    columns = batch.loss_columns
+    logits = model(**model_inputs(model, batch, columns + 1)).logits[:, -columns - 1 : -1]
+    targets = batch.labels[:, -columns:]
+    counted = targets != IGNORED
+    error = logits.float().softmax(-1)
+    error.scatter_add_(-1, targets.clamp_min(0)[..., None], error.new_full((*targets.shape, 1), -1.0))
+    return (error.norm(dim=-1) * counted).sum(1) / counted.sum(1).clamp_min(1)
