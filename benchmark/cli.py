@@ -37,10 +37,7 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 JSON = click.option(
     "--json", "as_json", is_flag=True, help="Machine-readable: JSON and nothing else on standard output."
 )
-WHAT = options(
-    click.option(
-        "--method", default=None, metavar="NAME", help="Pruning method, see `bench ls methods`.  [default: dealrec]"
-    ),
+LEARNS = options(
     click.option(
         "--backbone",
         default=None,
@@ -50,7 +47,8 @@ WHAT = options(
     click.option(
         "--surrogate", default=None, metavar="NAME", help="Small model the scores come from.  [default: sasrec]"
     ),
-    click.option("--dataset", default=None, metavar="NAME", help="Data set, see `bench ls datasets`.  [default: mini]"),
+)
+SETUP = options(
     click.option(
         "--budget",
         default=None,
@@ -100,6 +98,14 @@ WHAT = options(
         help="Where tensors live; auto takes a CUDA GPU if there is one.",
     ),
 )
+WHAT = options(
+    click.option(
+        "--method", default=None, metavar="NAME", help="Pruning method, see `bench ls methods`.  [default: dealrec]"
+    ),
+    LEARNS,
+    click.option("--dataset", default=None, metavar="NAME", help="Data set, see `bench ls datasets`.  [default: mini]"),
+    SETUP,
+)
 
 
 @click.group(cls=Plain, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -143,6 +149,40 @@ def prune(**asked: Any) -> None:
     from prunebench.benchmark import commands
 
     commands.prune(home_folder(), **asked)
+
+
+@cli.command()
+@LEARNS
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Data set; repeatable.  [default: mini]")
+@click.option("--methods", default=None, metavar="A,B,…", help="Only these methods.  [default: all but full]")
+@SETUP
+@click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of signal and selection.  [default: 0]")
+@JSON
+def survey(**asked: Any) -> None:
+    """Select with every method: what each uses and costs, and how far they agree, as a markdown table.
+
+    Settings given by --set or --config go to every method. Selections are kept: `bench prune` has them at once.
+    """
+    from prunebench.benchmark import survey
+
+    survey.survey(home_folder(), **asked)
+
+
+@cli.command(name="new-method")
+@click.argument("name")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    metavar="DIR",
+    help="Folder for the two files.  [default: here]",
+)
+@JSON
+def new_method_(name: str, out: Path, as_json: bool) -> None:
+    """Write a working method to NAME.py, and its test; say how to run and package it."""
+    from prunebench.benchmark import new_method
+
+    new_method.create(name, out, as_json)
 
 
 @cli.command(name="ls")

@@ -55,7 +55,8 @@ def quiet_libraries() -> None:
     logging.basicConfig(format="bench: %(levelname)s: %(message)s", level=logging.WARNING)
 
 
-def _workbench(home: Path, device: str, plugin_files: tuple[Path, ...]) -> Workbench:
+def workbench(home: Path, device: str, plugin_files: tuple[Path, ...]) -> Workbench:
+    """The workbench of a command: its progress on standard error, its plugins loaded."""
     quiet_libraries()
     console = Console(stderr=True)
     command = shlex.join(["bench", *sys.argv[1:]])
@@ -66,7 +67,14 @@ def _workbench(home: Path, device: str, plugin_files: tuple[Path, ...]) -> Workb
 
 
 def _choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[Choices, dict[str, Any]]:
-    """Options of the command line over those of the file's `run` table; what remains of the file are sections."""
+    """As ``job_choices``, complete."""
+    given, sections = job_choices(asked, file)
+    return Choices(**given), sections
+
+
+def job_choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the command line over those of the file's `run` table, as fields of ``Choices``; what remains of the
+    file are sections."""
     named = file.get("run", {})
     if not isinstance(named, dict):
         raise ConfigError("the configuration file's 'run' must be a table, e.g. [run] with method = \"dealrec\"")
@@ -81,9 +89,8 @@ def _choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[Choices, dict
         raise ConfigError(f"split = {values['split']!r} in the configuration file: there are valid and test")
     llm = values.pop("llm")
     given: dict[str, Any] = {key: str(value) for key, value in values.items() if value is not None}
-    return Choices(**given, overrides={"backbone": {"llm": llm}} if llm else {}), {
-        key: value for key, value in file.items() if key != "run"
-    }
+    given["overrides"] = {"backbone": {"llm": llm}} if llm else {}
+    return given, {key: value for key, value in file.items() if key != "run"}
 
 
 def _seeds(seed: int | None, seeds: str | None) -> list[int]:
@@ -115,7 +122,7 @@ def run(
     """One record per seed, each kept as it ends."""
     wanted = _seeds(seed, seeds)
     with clean_output() as out:
-        bench = _workbench(home, device, plugin_files)
+        bench = workbench(home, device, plugin_files)
         choices, file = _choices(asked, read_file(config_file) if config_file else {})
         records = []
         for number in wanted:
@@ -126,7 +133,7 @@ def run(
             bench.reporter.say(f"  record         {folder / 'record.json'}")
             records.append(record)
         if as_json:
-            _print_json(out, _plain(records[0]) if seeds is None else {"runs": [_plain(record) for record in records]})
+            print_json(out, _plain(records[0]) if seeds is None else {"runs": [_plain(record) for record in records]})
         else:
             _print_table(out, records)
 
@@ -144,13 +151,13 @@ def prune(
 ) -> None:
     """Only the selection: ids on standard output."""
     with clean_output() as out:
-        bench = _workbench(home, device, plugin_files)
+        bench = workbench(home, device, plugin_files)
         choices, file = _choices(asked, read_file(config_file) if config_file else {})
         resolved, dataset, _ = bench.resolve(choices, settings, file, Seeds.all(seed or 0), select_only=True)
         pruned, stages = bench.prune(resolved, dataset)
         ids = pruned.selection.ids.tolist()
         if as_json:
-            _print_json(
+            print_json(
                 out,
                 {
                     "method": resolved.method,
@@ -171,7 +178,7 @@ def prune(
 def demo(home: Path, as_json: bool) -> None:
     """DEALRec, random, zero-shot and the references on `mini`, then the board."""
     with clean_output() as out:
-        bench = _workbench(home, "auto", ())
+        bench = workbench(home, "auto", ())
         jobs = [Choices(method=method, budget=budget) for method, budget in DEMO] + [
             Choices(backbone=name) for name in DEMO_REFERENCES
         ]
@@ -182,7 +189,7 @@ def demo(home: Path, as_json: bool) -> None:
             bench.reporter.say(f"[{number}/{len(jobs)}] {job}")
             records.append(bench.run(resolved, dataset, defaults)[0])
         if as_json:
-            _print_json(out, {"runs": [_plain(record) for record in records]})
+            print_json(out, {"runs": [_plain(record) for record in records]})
         else:
             out.write(leaderboard_markdown(records))
 
@@ -197,7 +204,8 @@ def _plain(record: Record) -> dict[str, Any]:
     return record.model_dump(mode="json")
 
 
-def _print_json(out: Any, value: Any) -> None:
+def print_json(out: Any, value: Any) -> None:
+    """Indented, one document."""
     json.dump(value, out, indent=1)
     out.write("\n")
 

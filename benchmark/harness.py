@@ -36,10 +36,11 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning gave: the samples, their selection, and the artefacts it took."""
+    """What pruning gave: the selection, its artefact, and what it ``uses``: surrogate, LLM, text, validation."""
 
     selection: Selection
     artefact: Artefact | None
+    uses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,19 @@ class Harness:
             [evidence],
             "pruning",
         )
-        return Pruned(Selection(np.load(selection.folder / "ids.npy"), selection.info["notes"]), selection)
+        chosen = Selection(np.load(selection.folder / "ids.npy"), selection.info["notes"])
+        return Pruned(chosen, selection, self._uses())
+
+    def _uses(self) -> tuple[str, ...]:
+        """What the signals resolved so far come from; text is used where one of them is made of titles alone."""
+        reads = [set(parts) for parts in self.graph.reads.values()]
+        used = {
+            "surrogate": "surrogate" in self.graph.models,
+            "LLM": "llm" in self.graph.reads,
+            "text": {"titles"} in reads,
+            "validation": any("select" in parts for parts in reads),
+        }
+        return tuple(name for name, is_used in used.items() if is_used)
 
     def _prepare(self, work: Workspace, signals: dict[str, Any]) -> None:
         runtime = self._runtime(self.run.seeds.signal)
@@ -237,6 +250,8 @@ class Harness:
             raise RecommenderError(
                 f"backbone {self.run.backbone} has counted the validation targets; use --set backbone.count=train with --split valid"
             )
+        if self.run.split == "valid" and self.run.method != NO_METHOD:
+            self._check_unseen()
         pruned = self.prune()
         fitted = self.fit(pruned.selection.ids)
         predictions = self.predict(fitted)
@@ -260,6 +275,14 @@ class Harness:
             per_user,
             dict(self.graph.reads),
         )
+
+    def _check_unseen(self) -> None:
+        """Raise RecommenderError where the method chooses by the very validation users it would be evaluated on."""
+        for signal, parts in self.graph.check(self.method.requests().values()):
+            if "select" in parts:
+                raise RecommenderError(
+                    f"method {self.run.method} chooses by validation users (signal {signal} reads `select`), the ones --split valid evaluates on; evaluate it on --split test, or choose another method"
+                )
 
     # -- shared --------------------------------------------------------------------------------------------------
 

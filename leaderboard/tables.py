@@ -17,6 +17,7 @@ REFERENCES = ("content_knn", "popular", "sasrec")
 NO_METHOD = "none"
 """The method of a run that selects nothing: zero-shot, and references no selection can change."""
 MISSING = "–"
+VALIDATION_NOTE = "† read validation users (`select`) to choose samples"
 
 Row = dict[str, Any]
 
@@ -98,6 +99,7 @@ def _row(runs: list[Record]) -> Row:
         "peak_rss_mb": max(run.totals.peak_rss_mb for run in runs),
         "peak_gpu_mb": max(run.totals.peak_gpu_mb for run in runs),
         "noise_share": _spread([run.selection.noise_share for run in runs])["mean"],
+        "chose_by_validation": any(map(_chose_by_validation, runs)),
         "paper": paper_figures.figures(last),
     }
     return row | _labels(row, {})
@@ -123,6 +125,12 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
     if not known or len(known) < len(values):
         return {"mean": None, "sd": None}
     return {"mean": statistics.fmean(known), "sd": statistics.stdev(known) if len(known) > 1 else None}
+
+
+def _chose_by_validation(run: Record) -> bool:
+    """Whether a stage before fine-tuning looked at the `select` validation users."""
+    later = ("fine-tuning", "inference", "evaluation")
+    return any("select" in parts for stage, parts in run.protocol.reads.items() if stage not in later)
 
 
 def _hardware(runs: list[Record], phases: tuple[Phase, ...]) -> list[str]:
@@ -236,8 +244,8 @@ def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
     own = [row for row in members if row["backbone"] == backbone and row["llm"] == llm]
     members = own + [row for row in members if row not in own]
     shown = {
-        "method": [_escape(row["label"]) for row in members],
-        "backbone": [_escape(row["backbone_label"]) for row in members],
+        "method": [escape(row["label"]) + (" †" if row["chose_by_validation"] else "") for row in members],
+        "backbone": [escape(row["backbone_label"]) for row in members],
         "budget": [MISSING if row["label"] == MISSING else f"{row['budget']:,}" for row in members],
         "seeds": [str(len(row["seeds"])) for row in members],
         **{name: [_score(row, protocol, name) for row in members] for name in names},
@@ -245,17 +253,18 @@ def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
         "fine-tuning": [duration(row["cost"]["fine_tuning_s"]) for row in members],
         "inference": [duration(row["cost"]["inference_s"]) for row in members],
         "total": [duration(row["cost"]["total_s"]) for row in members],
-        "memory": [_memory(row) for row in members],
-        "of full": [_percent(row["of_full"]) for row in members],
-        "noise kept": [_percent(row["noise_share"]) for row in members],
+        "memory": [memory(row["peak_rss_mb"], row["peak_gpu_mb"]) for row in members],
+        "of full": [percent(row["of_full"]) for row in members],
+        "noise kept": [percent(row["noise_share"]) for row in members],
     }
     if all(cell == MISSING for cell in shown["noise kept"]):
         del shown["noise kept"]
     share = next((row["share"] for row in own if row["budget"] == budget), None)
-    title = f"{_escape(dataset)} · {_escape(backbone)}{f' · {_escape(llm)}' if llm else ''} · {budget:,} samples"
-    title += f" ({_percent(share)})" if share else ""
-    facts = f"Data {_escape(fingerprint)}, {_escape(split)} split, {own[0]['users'] if own else 0:,} users, {protocol}."
-    return f"## {title}\n\n{facts}\n\n{_markdown(shown)}"
+    title = f"{escape(dataset)} · {escape(backbone)}{f' · {escape(llm)}' if llm else ''} · {budget:,} samples"
+    title += f" ({percent(share)})" if share else ""
+    facts = f"Data {escape(fingerprint)}, {escape(split)} split, {own[0]['users'] if own else 0:,} users, {protocol}."
+    note = f"\n{VALIDATION_NOTE}\n" if any(row["chose_by_validation"] for row in members) else ""
+    return f"## {title}\n\n{facts}\n\n{markdown_table(shown)}{note}"
 
 
 def _score(row: Row, protocol: str, name: str) -> str:
@@ -280,24 +289,24 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 3600:.2f} h"
 
 
-def _memory(row: Row) -> str:
-    gpu = f" + {row['peak_gpu_mb'] / 1024:.1f} GPU" if row["peak_gpu_mb"] else ""
-    return f"{row['peak_rss_mb'] / 1024:.1f} GB{gpu}" if row["peak_rss_mb"] else MISSING
+def memory(rss_mb: float, gpu_mb: float) -> str:
+    """Peak memory in GB of 2^30 bytes, that of the GPU apart; a dash for none."""
+    return f"{rss_mb / 1024:.1f} GB{f' + {gpu_mb / 1024:.1f} GPU' if gpu_mb else ''}" if rss_mb else MISSING
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Three digits; a dash for None."""
     return MISSING if share is None else f"{100 * share:.3g}%" if share < 0.9995 else f"{100 * share:.0f}%"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Plain text in a table cell: no markup, no line breaks, no control characters."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
     return "".join(_UNSAFE.get(letter, letter) for letter in html.escape(" ".join(printable.split())))
 
 
-def _markdown(columns: dict[str, list[str]]) -> str:
-    """A table padded to align as plain text; words to the left, figures to the right."""
-    left = ("method", "backbone")
+def markdown_table(columns: dict[str, list[str]], left: Sequence[str] = ("method", "backbone")) -> str:
+    """A table padded to align as plain text; the columns named ``left`` hold words, the others figures."""
     widths = {name: max(3, len(name), *map(len, cells)) for name, cells in columns.items()}
 
     def line(cells: dict[str, str]) -> str:
@@ -307,7 +316,7 @@ def _markdown(columns: dict[str, list[str]]) -> str:
         return f"| {' | '.join(padded)} |\n"
 
     rule = {name: "-" * width if name in left else "-" * (width - 1) + ":" for name, width in widths.items()}
-    body = [{name: cells[at] for name, cells in columns.items()} for at in range(len(columns["method"]))]
+    body = [{name: cells[at] for name, cells in columns.items()} for at in range(len(next(iter(columns.values()))))]
     return "".join(map(line, [{name: name for name in columns}, rule, *body]))
 
 

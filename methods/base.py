@@ -63,6 +63,8 @@ class Method:
     version: ClassVar[int] = 1
     shared: ClassVar[frozenset[str]] = frozenset()
     """Evidence that belongs to no sample, e.g. the validation vectors a method transports to."""
+    partial: ClassVar[frozenset[str]] = frozenset()
+    """Evidence that is NaN for samples without a value, which cannot be chosen; all other evidence is finite."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -25,6 +25,8 @@ class DEALRec(Method):
     covers the whole range of scores in strata of equal width.
     """
 
+    partial = frozenset({"effort"})
+
     class Config(InfluenceConfig):
         """DEALRec's hyper-parameters and the paper's ablations; defaults are those of Games.
 

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from prunebench.datasets.schema import Int64, RecDataset, Samples, Sequences
+from prunebench.datasets.schema import Samples
 from prunebench.methods.base import Evidence, MethodError, Selection
-from prunebench.methods.selection import check_selection, priorities, top
+from prunebench.methods.examples import (
+    FakeSignals,
+    example_samples,
+    fake_signal,
+    other_settings,
+    shuffled,
+    situations,
+    with_hidden_parts,
+)
+from prunebench.methods.selection import check_selection
 from prunebench.recommenders.base import Config, Request
 from prunebench.recommenders.runtime import Runtime
 
-SCORES = ("influence", "effort", "el2n", "grand", "forgetting", "token_errors", "less")
-FakeSignals = Callable[[Request, Samples], Any]
-"""From a request and the samples to the signal's value, which must follow each sample by its id."""
+__all__ = ["FakeSignals", "check_method", "example_samples", "fake_signal"]
+
+CONTRACT = ("Config", "version", "requests", "evidence_key", "prepare", "select")
 
 
 def check_method(
@@ -30,80 +41,134 @@ def check_method(
 ) -> None:
     """Check that ``method`` keeps the contract of ``prunebench.methods.base``; a plugin's test is one call of this.
 
-    Checked: the configuration (JSON round-trip, unknown key refused), JSON-able requests and evidence key, evidence
-    aligned with the samples, and selections of 1, n / 4 and n of ``n`` samples (or of the given ``budgets``, for a
-    method that cannot meet any): exactly the budget, distinct sample ids, the same again for the same seed and for any
-    order of the samples. ``signals`` supplies signals that ``fake_signal`` does not know.
+    Checked: docstring and version; the configuration (JSON round-trip, unknown key refused); requests (JSON-able, with
+    settings their signals have) and evidence key; that the key covers every setting ``prepare`` reads; evidence that is
+    float32, aligned with the samples, finite, and the same again; selections of 1, n / 4 and n of ``n`` samples (or of
+    the given ``budgets``, for a method that cannot meet any): exactly the budget, distinct sample ids, the same again
+    for the same seed, on any instance, for any order of the samples, whatever validation and test hold; and degenerate
+    data (``prunebench.methods.examples.situations``), where a MethodError in one line will do as well as a selection.
+    ``signals`` supplies signals that ``fake_signal`` does not know.
 
-    Raises MethodError saying what is wrong and, where it can, why.
+    Raises MethodError naming the method, what is wrong, and what to do.
     """
-    for attribute in ("Config", "version", "requests", "evidence_key", "prepare", "select"):
+    for attribute in CONTRACT:
         if not hasattr(method, attribute):
             raise MethodError(f"{method.__name__} has no {attribute}; see prunebench.methods.base.PruningMethod")
-    settings = _check_config(method, dict(config or {}))
+    trial = _Trial(method, _check_config(method, dict(config or {})), signals or fake_signal)
+    _check_class(trial)
+    _check_requests(trial)
     samples = example_samples(n)
-    fake = signals or fake_signal
-    evidence = _prepare(method, settings, samples, fake)
-    shuffled = _shuffled(samples)
-    shuffled_evidence = _prepare(method, settings, shuffled, fake)
+    evidence = trial.prepare(samples)
+    if not _same(evidence, trial.prepare(samples)):
+        trial.fail("prepare gave other evidence for the same seed: draw from runtime.rng(purpose) alone")
+    _check_key(trial, samples, evidence)
     for budget in (1, n // 4, n) if budgets is None else budgets:
-        first = _select(method, settings, samples, evidence, budget)
-        if not np.array_equal(first.ids, _select(method, settings, samples, evidence, budget).ids):
-            raise MethodError(
-                f"{method.__name__} chose other samples for the same seed and budget {budget}: draw from "
-                "runtime.rng(purpose) or prunebench.methods.selection, not from a global generator"
+        _check_selections(trial, samples, evidence, budget)
+    _check_situations(trial)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A method with one configuration and its signals; every step's failure is told as the method's."""
+
+    method: type[Any]
+    settings: Config
+    fake: FakeSignals
+
+    def fail(self, message: str, cause: Exception | None = None) -> NoReturn:
+        raise MethodError(f"{self.method.__name__}: {message}") from cause
+
+    def call(self, step: str, work: Callable[..., Any], *given: Any, place: str = "") -> Any:
+        try:
+            return work(*given)
+        except MethodError as error:
+            if "\n" in str(error).strip():
+                self.fail(f"the MethodError of {step}{place} has several lines; say it in one", error)
+            self.fail(f"{step}{place} refused: {error}", error)
+        except Exception as error:
+            self.fail(
+                f"{step}{place} failed with {type(error).__name__}: {' '.join(str(error).split())}; "
+                "make it work, or raise a MethodError that says in one line what to do",
+                error,
             )
-        if not np.array_equal(first.ids, _select(method, settings, shuffled, shuffled_evidence, budget).ids):
-            raise MethodError(
-                f"{method.__name__} chose other samples when their order changed (budget {budget}): break ties and "
-                "draw by a hash of the sample id, as prunebench.methods.selection does"
+
+    def build(self) -> Any:
+        return self.call("its constructor", self.method, self.settings)
+
+    def requests(self) -> dict[str, Request]:
+        return self.call("requests()", self.build().requests)
+
+    def identity(self) -> str:
+        """What the harness knows evidence by: the requests and the evidence key."""
+        wanted = {name: [request.name, dict(request.config)] for name, request in self.requests().items()}
+        return json.dumps([wanted, self.call("evidence_key()", self.build().evidence_key)], sort_keys=True)
+
+    def _signals(self, samples: Samples) -> dict[str, Any]:
+        try:
+            return {name: self.fake(request, samples) for name, request in self.requests().items()}
+        except MethodError as error:
+            self.fail(str(error))
+
+    def prepare(self, samples: Samples, place: str = "", built: Any = None) -> Evidence:
+        built = built or self.build()
+        signals = self._signals(samples)
+        before = {name: value.copy() for name, value in signals.items() if isinstance(value, np.ndarray)}
+        evidence = self.call("prepare", built.prepare, samples, signals, Runtime(), place=place)
+        if not _same(before, signals):
+            self.fail("prepare changed a signal it was given, which other methods share: work on a copy")
+        if not isinstance(evidence, Mapping):
+            self.fail(f"prepare must give named arrays, not {type(evidence).__name__}")
+        for name, values in evidence.items():
+            self._check_values(built, samples, name, values, place)
+        return dict(evidence)
+
+    def _check_values(self, built: Any, samples: Samples, name: str, values: Any, place: str) -> None:
+        if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim not in (1, 2):
+            self.fail(f"evidence {name!r} must be a float32 array [n] or [n, d]: cast it with .astype(np.float32)")
+        shared = name in getattr(built, "shared", ())
+        if not shared and len(values) != len(samples):
+            self.fail(
+                f"evidence {name!r} has {len(values)} rows for {len(samples)} samples{place}: give one row per sample, "
+                "or name it in `shared` if it belongs to no sample"
+            )
+        allowed = np.isnan(values) if name in getattr(built, "partial", ()) else np.zeros(values.shape, bool)
+        bad = np.argwhere(~np.isfinite(values) & ~allowed)
+        if len(bad):
+            where = f"row {bad[0, 0]}" if shared else f"sample {samples.ids[bad[0, 0]]}"
+            self.fail(
+                f"evidence {name!r} is {values[tuple(bad[0])]} for {where}{place}: give every sample a finite value, "
+                "or name it in `partial` if NaN means that a sample has none"
             )
 
-
-def example_samples(n: int, seed: int = 0) -> Samples:
-    """``n`` samples of a small random data set, with gaps between their ids: an id is never a position."""
-    rng = np.random.default_rng(seed)
-    lengths = np.zeros(2 * n + 3, np.int64)
-    lengths[np.sort(rng.choice(np.arange(3, 2 * n + 3), n, replace=False))] = rng.integers(2, 9, n)
-    train = Sequences.from_flat(rng.integers(0, 40, int(lengths.sum())), lengths)
-    nobody = Sequences.empty(len(lengths))
-    return RecDataset("example", tuple(f"item {item}" for item in range(40)), train, nobody, nobody).samples()
-
-
-def fake_signal(request: Request, samples: Samples) -> NDArray[np.float32]:
-    """A random value per sample id: a score [n], or a vector [n, 8] where the signal's name ends in ``vectors``.
-
-    ``effort`` is NaN outside its ``candidates``, the most influential ones. What belongs to validation users has 20 rows
-    whatever the samples. Raises MethodError for other signals.
-    """
-    if request.name not in SCORES and not request.name.endswith("vectors"):
-        raise MethodError(f"there is no fake for the signal {request.name!r}: pass signals= to check_method")
-    width = 8 if request.name.endswith("vectors") else 1
-    seeds = [Runtime().derive(request.name, column) for column in range(width)]
-    ids = np.arange(20) if request.name.startswith("validation") else samples.ids
-    values = np.stack([priorities(ids, seed) / 2.0**64 for seed in seeds], axis=1).astype(np.float32)
-    values = values if width > 1 else values[:, 0]
-    candidates = request.config.get("candidates")
-    if request.name == "effort" and candidates is not None and candidates < len(samples):
-        influence = fake_signal(Request("influence"), samples)
-        outside = np.ones(len(samples), bool)
-        outside[top(influence, samples.ids, candidates, 0)] = False
-        values[outside] = np.nan
-    return values
+    def select(
+        self, samples: Samples, evidence: Evidence, budget: int, place: str = "", built: Any = None
+    ) -> Selection:
+        built = built or self.build()
+        given = {name: values.copy() for name, values in evidence.items()}
+        before = _columns(samples)
+        place = f" with a budget of {budget} of {len(samples)}{place}"
+        chosen = self.call("select", built.select, samples, given, budget, Runtime(seed=3), place=place)
+        if not isinstance(chosen, Selection):
+            self.fail(f"select must give a Selection, not {type(chosen).__name__}: see methods.selection.selection")
+        try:
+            check_selection(chosen, samples, budget)
+        except MethodError as error:
+            self.fail(f"select{place}: {error}")
+        if not _same(given, evidence):
+            self.fail("select changed the evidence, which serves other budgets too: work on a copy")
+        if not _same(_columns(samples), before):
+            self.fail("select changed the samples, which other methods share: work on a copy")
+        if not all(type(note) in (float, int, str) for note in chosen.notes.values()):
+            self.fail(f"the notes of a selection are plain numbers and text, not {chosen.notes}: use float() or int()")
+        return chosen
 
 
-class _AnyOrder(Samples):
-    """Samples whose ids are not increasing, and that can still be looked up."""
-
-    def positions(self, ids: NDArray) -> Int64:
-        order = np.argsort(self.ids)
-        ordered = Samples(self.dataset, self.ids[order], self.histories.take(order), self.targets[order])
-        return order[ordered.positions(ids)]
-
-
-def _shuffled(samples: Samples) -> Samples:
-    order = np.random.default_rng(1).permutation(len(samples))
-    return _AnyOrder(samples.dataset, samples.ids[order], samples.histories.take(order), samples.targets[order])
+def _check_class(trial: _Trial) -> None:
+    method = trial.method
+    if not (method.__doc__ or "").strip():
+        trial.fail("the class has no docstring: say what it selects, and which paper it is from")
+    if type(method.version) is not int:
+        trial.fail(f"version must be a whole number to raise when results change, not {method.version!r}")
 
 
 def _check_config(method: type[Any], values: dict[str, Any]) -> Config:
@@ -126,31 +191,104 @@ def _check_config(method: type[Any], values: dict[str, Any]) -> Config:
     )
 
 
-def _prepare(method: type[Any], settings: Config, samples: Samples, fake: FakeSignals) -> Evidence:
-    built = method(settings)
-    requests = built.requests()
-    if not all(isinstance(request, Request) for request in requests.values()):
-        raise MethodError(f"{method.__name__}.requests must give Request objects by name, not {requests}")
+def _check_requests(trial: _Trial) -> None:
+    requests = trial.requests()
+    if not isinstance(requests, Mapping) or not all(isinstance(request, Request) for request in requests.values()):
+        trial.fail(f"requests must give Request objects by name, not {requests}")
     try:
-        json.dumps([dict(request.config) for request in requests.values()] + [built.evidence_key()])
+        trial.identity()
     except (TypeError, ValueError) as error:
-        raise MethodError(f"{method.__name__}: request and evidence_key settings must be JSON-able: {error}") from None
-    evidence = built.prepare(samples, {name: fake(request, samples) for name, request in requests.items()}, Runtime())
-    for name, values in evidence.items():
-        if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim not in (1, 2):
-            raise MethodError(f"evidence {name!r} of {method.__name__} must be a float32 array [n] or [n, d]")
-        if name not in getattr(built, "shared", ()) and len(values) != len(samples):
-            raise MethodError(
-                f"evidence {name!r} of {method.__name__} has {len(values)} rows for {len(samples)} samples"
+        if isinstance(error, MethodError):
+            raise
+        trial.fail(f"request and evidence_key settings must be JSON-able: {error}", error)
+    for request in requests.values():
+        for provider in metadata.entry_points(group="prunebench.signals", name=request.name):
+            kind = trial.call(f"the signal {request.name!r} it asks for", provider.load).Config
+            try:
+                kind.model_validate(dict(request.config))
+            except ValidationError as error:
+                first = error.errors()[0]
+                trial.fail(
+                    f"the signal {request.name!r} refuses the request's setting "
+                    f"{'.'.join(map(str, first['loc']))!r}: {first['msg'].lower()}; "
+                    f"it has {', '.join(kind.model_fields) or 'none'}"
+                )
+
+
+def _check_key(trial: _Trial, samples: Samples, evidence: Evidence) -> None:
+    """Change each setting: evidence that follows while its identity does not would be taken from the store, stale."""
+    identity = trial.identity()
+    for name, settings in other_settings(trial.settings):
+        other = replace(trial, settings=settings)
+        if other.identity() != identity:
+            continue
+        changed = other.prepare(samples, f" with {name} = {getattr(settings, name)!r}")
+        if not _same(changed, evidence):
+            trial.fail(
+                f"prepare reads the setting {name!r}, but neither requests() nor evidence_key() names it, so that "
+                "stored evidence would go stale: add it to evidence_key()"
             )
-    return evidence
 
 
-def _select(method: type[Any], settings: Config, samples: Samples, evidence: Evidence, budget: int) -> Selection:
-    copies = {name: values.copy() for name, values in evidence.items()}
-    chosen = method(settings).select(samples, copies, budget, Runtime(seed=3))
-    try:
-        check_selection(chosen, samples, budget)
-    except MethodError as error:
-        raise MethodError(f"{method.__name__} with a budget of {budget} of {len(samples)}: {error}") from None
-    return chosen
+def _check_selections(trial: _Trial, samples: Samples, evidence: Evidence, budget: int) -> None:
+    first = trial.select(samples, evidence, budget)
+    if not np.array_equal(first.ids, trial.select(samples, evidence, budget).ids):
+        trial.fail(
+            f"select chose other samples for the same seed and budget {budget}: draw from runtime.rng(purpose) or "
+            "prunebench.methods.selection, not from a global generator"
+        )
+    used = trial.build()
+    trial.prepare(samples, built=used)
+    for _ in range(2):
+        if not np.array_equal(first.ids, trial.select(samples, evidence, budget, built=used).ids):
+            trial.fail(
+                f"select chose other samples (budget {budget}) on an instance used before: it may depend on samples, "
+                "evidence, budget and seed alone, so keep nothing on self"
+            )
+    other = shuffled(samples)
+    if not np.array_equal(first.ids, trial.select(other, trial.prepare(other), budget).ids):
+        trial.fail(
+            f"select chose other samples when their order changed (budget {budget}): break ties and draw by a hash of "
+            "the sample id, as prunebench.methods.selection does"
+        )
+    other = with_hidden_parts(samples)
+    if not np.array_equal(first.ids, trial.select(other, trial.prepare(other), budget).ids):
+        trial.fail(
+            f"the selection (budget {budget}) depends on validation, test or labels of samples.dataset: use train "
+            "alone, or ask for a signal that declares what it reads"
+        )
+
+
+def _check_situations(trial: _Trial) -> None:
+    """A selection, or a MethodError in one line: nothing else."""
+    for situation in situations(trial.fake):
+        n, place = len(situation.samples), f" on {situation.name}"
+        there = replace(trial, fake=situation.signals)
+        try:
+            evidence = there.prepare(situation.samples, place)
+        except MethodError as error:
+            _allow_refusal(error)
+            continue
+        for budget in sorted({0, 1, n // 4, n}):
+            try:
+                there.select(situation.samples, evidence, budget, place)
+            except MethodError as error:
+                _allow_refusal(error)
+
+
+def _allow_refusal(error: MethodError) -> None:
+    """Raise it again unless it is the method's own refusal in one line."""
+    cause = error.__cause__
+    if not isinstance(cause, MethodError) or "\n" in str(cause).strip():
+        raise error
+
+
+def _columns(samples: Samples) -> dict[str, NDArray]:
+    histories = samples.histories
+    arrays = {"ids": samples.ids, "targets": samples.targets, "items": histories.items, "offsets": histories.offsets}
+    return {name: np.array(values) for name, values in arrays.items()}
+
+
+def _same(ours: Mapping[str, NDArray], theirs: Mapping[str, Any]) -> bool:
+    """Whether the arrays of ``ours`` are also in ``theirs``, value by value."""
+    return all(name in theirs and np.array_equal(ours[name], theirs[name], equal_nan=True) for name in ours)

@@ -1,4 +1,4 @@
-"""DEALRec, Random and Full against the definition; the conformance suite against broken methods."""
+"""DEALRec, Random and Full against the definition."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from prunebench.datasets.schema import Samples
 from prunebench.methods import selection
-from prunebench.methods.base import Evidence, MethodError, PruningMethod, Selection
+from prunebench.methods.base import Evidence, MethodError, PruningMethod
 from prunebench.methods.dealrec import DEALRec
 from prunebench.methods.full import Full
 from prunebench.methods.influence import InfluenceConfig
 from prunebench.methods.random import Random
 from prunebench.methods.testing import check_method, example_samples, fake_signal
-from prunebench.recommenders.base import Config, Request
+from prunebench.recommenders.base import Request
 from prunebench.recommenders.runtime import Runtime
 
 
@@ -153,80 +153,3 @@ def test_full_knows_one_budget() -> None:
     samples = example_samples(10)
     with pytest.raises(MethodError, match="full keeps all 10 samples"):
         Full(Full.Config()).select(samples, {}, 9, Runtime())
-
-
-class Sound(Random):
-    """A plugin's starting point, broken below in one way at a time."""
-
-
-class TooFew(Sound):
-    def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
-        return Selection(samples.ids[: budget - 1])
-
-
-class PositionsForIds(Sound):
-    def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
-        return Selection(np.arange(budget, dtype=np.int64))
-
-
-class ByPosition(Sound):
-    def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
-        drawn = runtime.rng("mine").permutation(len(samples))[:budget]
-        return Selection(np.sort(samples.ids[drawn]))
-
-
-class GlobalGenerator(Sound):
-    generator = np.random.default_rng(0)
-
-    def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
-        return Selection(np.sort(self.generator.choice(samples.ids, budget, replace=False)))
-
-
-class Misaligned(Sound):
-    def prepare(self, samples: Samples, signals: Any, runtime: Runtime) -> Evidence:
-        return {"mine": np.zeros(3, np.float32)}
-
-
-class DoublePrecision(Sound):
-    def prepare(self, samples: Samples, signals: Any, runtime: Runtime) -> Evidence:
-        return {"mine": np.zeros(len(samples))}
-
-
-class UnknownSignal(Sound):
-    def requests(self) -> dict[str, Request]:
-        return {"moon": Request("moon")}
-
-
-class NotJSON(Sound):
-    def evidence_key(self) -> dict[str, Any]:
-        return {"scale": {1, 2}}
-
-
-class Careless(Sound):
-    class Config(Config, extra="ignore"):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        (TooFew, "budget of 1 of 60: the method chose 0 samples"),
-        (PositionsForIds, r"no sample ids \(positions in place of ids\?\)"),
-        (ByPosition, "when their order changed"),
-        (GlobalGenerator, "for the same seed"),
-        (Misaligned, "evidence 'mine' of Misaligned has 3 rows for 60"),
-        (DoublePrecision, "float32"),
-        (UnknownSignal, "no fake for the signal 'moon'"),
-        (NotJSON, "JSON-able"),
-        (Careless, "accepts unknown settings"),
-        (int, "int has no Config"),
-    ],
-)
-def test_the_suite_tells_an_author_what_is_wrong(method: type[Any], message: str) -> None:
-    with pytest.raises(MethodError, match=message):
-        check_method(method)
-
-
-def test_the_suite_passes_a_sound_plugin_and_takes_its_signals() -> None:
-    check_method(Sound)
-    check_method(UnknownSignal, signals=lambda request, samples: samples.ids % 28)
