@@ -36,7 +36,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning gave: the selection, its artefact, and what it ``uses``: surrogate, LLM, text, validation."""
+    """What pruning gave: the selection, its artefact, and what it ``uses``: surrogate, LLM (or backbone), text, validation."""
 
     selection: Selection
     artefact: Artefact | None
@@ -122,6 +122,7 @@ class Harness:
         used = {
             "surrogate": "surrogate" in self.graph.models,
             "LLM": "llm" in self.graph.reads,
+            "backbone": "backbone" in self.graph.models and "llm" not in self.graph.reads,
             "text": {"titles"} in reads,
             "validation": any("select" in parts for parts in reads),
         }

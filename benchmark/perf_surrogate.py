@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prunebench.benchmark.timing import row, timed
 from prunebench.datasets.schema import RecDataset, Samples
 from prunebench.methods.influence import InfluenceConfig, conjugate_gradient
-from prunebench.recommenders.base import RecommenderError
 from prunebench.recommenders.batching import length_batches
 from prunebench.recommenders.derivatives import Vector, directional_derivatives, hessian_product, mean_gradient
 from prunebench.recommenders.runtime import Runtime
@@ -20,9 +18,6 @@ from prunebench.recommenders.surrogates.config import SASRecConfig
 from prunebench.recommenders.surrogates.layers import make_dropout, no_dropout
 from prunebench.recommenders.surrogates.sasrec import SASRec
 from prunebench.recommenders.surrogates.windows import Examples, Windows
-
-AGREEMENT = 1e-3
-T = TypeVar("T")
 
 
 def rows(dataset: RecDataset, epoch_samples: int = 4096, gradient_samples: int = 512) -> list[dict[str, Any]]:
@@ -57,9 +52,9 @@ def _training_epoch(model: SASRec, samples: Samples, runtime: Runtime) -> dict[s
         return first
 
     by_length = length_batches(windows.inputs.lengths, config.batch_size, rng=runtime.rng("perf order"))
-    ours = _timed(lambda: epoch(None, by_length))
-    reference = _timed(lambda: epoch(config.max_length, by_length))
-    return _row(f"SASRec epoch, {len(samples)} samples, against padding to {config.max_length}", ours, reference)
+    ours = timed(lambda: epoch(None, by_length))
+    reference = timed(lambda: epoch(config.max_length, by_length))
+    return row(f"SASRec epoch, {len(samples)} samples, against padding to {config.max_length}", ours, reference)
 
 
 def _influence(model: SASRec, samples: Samples, runtime: Runtime) -> list[dict[str, Any]]:
@@ -91,28 +86,14 @@ def _influence(model: SASRec, samples: Samples, runtime: Runtime) -> list[dict[s
     directional_derivatives(objective, h, runtime)
     label = f"{len(samples)} samples, against one at a time"
     return [
-        _row(
+        row(
             f"Hessian-vector product, {label}",
-            _timed(lambda: hessian_product(objective, h)[name].numpy()),
-            _timed(lambda: products(h[name]).numpy()),
+            timed(lambda: hessian_product(objective, h)[name].numpy()),
+            timed(lambda: products(h[name]).numpy()),
         ),
-        _row(
+        row(
             f"influence scores, {label}",
-            _timed(lambda: directional_derivatives(objective, h, runtime)),
-            _timed(lambda: slopes(h[name])),
+            timed(lambda: directional_derivatives(objective, h, runtime)),
+            timed(lambda: slopes(h[name])),
         ),
     ]
-
-
-def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
-def _row(name: str, ours: tuple[float, Any], reference: tuple[float, Any]) -> dict[str, Any]:
-    """Raises RecommenderError where the two results differ by more than a thousandth of the largest."""
-    here, there = np.asarray(ours[1]), np.asarray(reference[1])
-    if np.abs(here - there).max() > AGREEMENT * np.abs(there).max():
-        raise RecommenderError(f"{name}: our result disagrees with the plain reference, so the times mean nothing")
-    return {"name": name, "ours_s": ours[0], "reference_s": reference[0], "ratio": reference[0] / ours[0]}

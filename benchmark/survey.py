@@ -21,8 +21,8 @@ from prunebench.leaderboard.tables import MISSING, duration, escape, markdown_ta
 ALL_SAMPLES = "full"
 BASELINES = ("random", "dealrec")
 """Methods whose selections the others' are laid over."""
-PLANTED = ("noise", "duplicate")
-"""Labels of a synthetic data set that a method should keep few of."""
+PLANTED = {"noise": "noise", "duplicate": "duplicates"}
+"""Labels of a synthetic data set that a method should keep few of, and what they are called in the table."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,14 @@ def _chosen(bench: Workbench, methods: str | None) -> list[str]:
 
 
 def _survey(job: Job) -> dict[str, Any]:
-    """Title facts and one plain row per method, `random` first to lay the others over."""
+    """Title facts and one plain row per method; `random`, which costs nothing, is always there to lay them over."""
     resolved, dataset, _ = job.resolve(BASELINES[0])
     if resolved.budget == 0:
         raise ConfigError("--budget 0 selects nothing; a survey needs 1 or more")
     samples = dataset.samples()
     kept: dict[str, np.ndarray] = {}
-    _row(job, BASELINES[0], kept)
+    if BASELINES[0] not in job.methods:
+        _row(job, BASELINES[0], kept)
     rows = []
     for number, method in enumerate(job.methods, 1):
         job.bench.reporter.say(f"[{number}/{len(job.methods)}] {method} on {dataset.name}, {resolved.budget:,} samples")
@@ -164,24 +165,25 @@ def markdown(survey: dict[str, Any]) -> str:
     columns = {
         "method": [escape(row["method"]) for row in rows],
         "uses": [MISSING if row["uses"] is None else ", ".join(row["uses"]) or "nothing" for row in rows],
-        "seconds": [duration(row["seconds"]) for row in rows],
+        "pruning": [duration(row["seconds"]) for row in rows],
         "memory": [memory(row["peak_rss_mb"], row["peak_gpu_mb"]) for row in rows],
         **{f"as {name}": [percent(row["overlap"][name]) for row in rows] for name in BASELINES},
     }
     planted = survey["planted"]
     if planted:
-        for name in PLANTED:
-            columns[f"{name} kept"] = [percent(row["kept"][name] if row["kept"] else None) for row in rows]
+        for name, called in PLANTED.items():
+            columns[f"{called} kept"] = [percent(row["kept"][name] if row["kept"] else None) for row in rows]
     if any(row["error"] for row in rows):
         columns["failed"] = [escape(row["error"] or "") for row in rows]
     budget, share = survey["budget"], survey["budget"] / survey["samples"]
     facts = [
         f"Chosen for {escape(survey['backbone'])} with the surrogate {escape(survey['surrogate'])}. Times are the wall"
-        " clock of all a method needed, shared parts counted for each that uses them, without the base LLM's pre-training.",
+        " clock of all a method needed, shared parts counted for each that uses them, without the base LLM's pre-training."
+        " Memory is the peak of the process, with what methods before left in it.",
         f"As random, as dealrec: share of the budget both chose; two random draws share {percent(share)}.",
     ]
     if planted:
-        shares = " and ".join(f"{percent(planted[name])} {name}" for name in PLANTED)
+        shares = " and ".join(f"{percent(planted[name])} {called}" for name, called in PLANTED.items())
         facts.append(f"Planted among all samples: {shares}.")
     title = f"## {escape(survey['dataset'])} · {budget:,} of {survey['samples']:,} samples · seed {survey['seed']}"
     table = markdown_table(columns, left=("method", "uses", "failed"))

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_llm import TITLES, TinyResources, make_dataset, make_llm
 
+from prunebench.benchmark.llm_signals import LESSSignal, TokenErrorsSignal
+from prunebench.benchmark.signals import Context
 from prunebench.datasets.schema import Sequences
-from prunebench.recommenders.base import HasAlignment, HasEffort, HasTokenErrors, HasUserVectors
+from prunebench.recommenders.base import (
+    AlignmentConfig,
+    HasAlignment,
+    HasEffort,
+    HasTokenErrors,
+    HasUserVectors,
+    RecommenderError,
+)
 from prunebench.recommenders.bigrec.backbone import BIGRec
 from prunebench.recommenders.bigrec.config import BIGRecConfig
 from prunebench.recommenders.bigrec.model import embed_texts
@@ -146,3 +157,44 @@ def test_chunks_are_computed_once_and_count_as_one_whole(tmp_path: Path) -> None
     assert seen == [(3, 8, "part"), (6, 8, "part"), (8, 8, "part")]
     assert len(saved) == 3
     assert in_chunks(tmp_path, "nothing", 0, compute, runtime).shape == (0,)
+
+
+# -- signals --------------------------------------------------------------------------------------------------------
+
+
+def context(backbone: Any, llm: Path | None = None) -> Context:
+    run: Any = SimpleNamespace(backbone="some", plugins={})
+    nobody: Any = None
+    queries, samples = DATASET.queries("valid"), DATASET.samples()
+    return Context(DATASET, samples, queries, queries, run, nobody, nobody, backbone, RUNTIME, {"llm": llm})
+
+
+def built(signal: Any, config: Any, within: Context, folder: Path) -> np.ndarray:
+    work: Any = SimpleNamespace(folder=folder, scratch=folder / "scratch", keep=lambda: None)
+    work.scratch.mkdir(exist_ok=True)
+    signal.build(config, within, work)
+    stored: Any = SimpleNamespace(folder=folder, stage="test")
+    return signal.load(config, within, stored)
+
+
+def test_signals_hold_what_the_backbone_says(llm: Path, tmp_path: Path) -> None:
+    made = backbone(llm)
+    within, samples = context(made, llm), DATASET.samples()
+    errors = built(TokenErrorsSignal(), TokenErrorsSignal.Config(), within, tmp_path)
+    np.testing.assert_array_equal(errors, made.token_errors(samples, RUNTIME))
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "less").mkdir()
+    settings = AlignmentConfig(share=0.2, epochs=1)
+    scores = made.alignment(samples, DATASET.queries("valid"), settings, RUNTIME, tmp_path / "alone")
+    np.testing.assert_array_equal(built(LESSSignal(), settings, within, tmp_path / "less"), scores)
+    assert LESSSignal().key(settings, within)["settings"] == made.key("fit")
+    assert LESSSignal.reads == ("train", "select", "titles")
+
+
+@pytest.mark.parametrize(("signal", "what"), [(TokenErrorsSignal(), "token errors"), (LESSSignal(), "LESS")])
+def test_a_backbone_without_the_capability_is_one_clear_line(signal: Any, what: str) -> None:
+    within = context(SimpleNamespace(version=1, key=dict, needs=dict))
+    for ask in (signal.needs, signal.key):
+        with pytest.raises(RecommenderError, match=f"backbone some has no .*{what}.*e.g. bigrec") as caught:
+            ask(signal.Config(), within)
+        assert "\n" not in str(caught.value)

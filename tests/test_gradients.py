@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunebench.recommenders.gradients import gradient_norms
+from prunebench.recommenders.gradients import gradient_norms, sample_gradients
 
 
 class Network(nn.Module):
@@ -35,6 +35,33 @@ def test_equals_one_sample_at_a_time(width: int, wide: int, tokens: int, names: 
         loss = nn.functional.cross_entropy(model(x[row : row + 1]), y[row : row + 1])
         parts = torch.autograd.grad(loss, wanted)
         assert float(norms[row]) == pytest.approx(float(sum(g.square().sum() for g in parts).sqrt()), rel=1e-4)
+
+
+def test_sample_gradients_equal_one_sample_at_a_time() -> None:
+    torch.manual_seed(0)
+    model, idle = Network(4, 5), nn.Linear(4, 4)
+    x = torch.randn(6, 3, 4)
+    gradients = sample_gradients(model, [model.first, model.shared, idle], lambda: model(x).square().sum(1))
+    assert not gradients[idle].any()
+    for row in range(6):
+        loss = model(x[row : row + 1]).square().sum()
+        parts = torch.autograd.grad(loss, [model.first.weight, model.shared.weight])
+        for layer, part in zip((model.first, model.shared), parts, strict=True):
+            torch.testing.assert_close(gradients[layer][row], part)
+
+
+def test_a_use_that_does_not_reach_the_loss_leaves_the_others() -> None:
+    torch.manual_seed(0)
+    model = Network(4, 5)
+    x = torch.randn(2, 3, 5)
+
+    def losses() -> torch.Tensor:
+        model.shared(x)
+        return model.shared(2 * x).sum((1, 2))
+
+    once = gradient_norms(model, [model.shared], lambda: model.shared(2 * x).sum((1, 2)))
+    assert once.all()
+    torch.testing.assert_close(gradient_norms(model, [model.shared], losses), once)
 
 
 def test_parameters_are_left_alone() -> None:

@@ -23,7 +23,7 @@ from prunebench.recommenders.surrogates.base import WEIGHTS, SequenceSurrogate
 from prunebench.recommenders.surrogates.windows import Windows, hashed_shares
 
 # Settings beside the common ones that make a surrogate tiny.
-TINY: dict[str, dict[str, Any]] = {"sasrec": {}, "gru4rec": {"hidden": 6, "layers": 2}}
+TINY: dict[str, dict[str, Any]] = {"sasrec": {}, "gru4rec": {"hidden": 6, "layers": 2}, "bert4rec": {}, "dcrec": {}}
 SURROGATES = list(TINY)
 SCOPES = ["block", "last_layer", "all"]
 LOSSES = ["bce", "ce"]
@@ -108,9 +108,9 @@ def test_it_is_a_surrogate(name: str) -> None:
 def test_it_learns_a_walk(name: str, loss: str) -> None:
     """Users step from item to item by one: the next item is certain."""
     rng = np.random.default_rng(0)
-    rows = [(rng.integers(N_ITEMS) + np.arange(rng.integers(3, 9))) % N_ITEMS for _ in range(60)]
+    rows = [(rng.integers(N_ITEMS) + np.arange(rng.integers(3, 9))) % N_ITEMS for _ in range(200)]
     samples = samples_of([row.tolist() for row in rows])
-    model = made(name, d=16, loss=loss, epochs=60, learning_rate=0.02)
+    model = made(name, d=16, loss=loss, epochs=60, batch_size=25)
     model.fit(samples, None, RUNTIME)
     histories = Sequences.from_rows([[i, (i + 1) % N_ITEMS, (i + 2) % N_ITEMS] for i in range(N_ITEMS)])
     best = model.scores(histories, RUNTIME).argsort(1)[:, -3:]

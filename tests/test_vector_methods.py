@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -102,9 +103,9 @@ def test_a_vector_that_is_not_finite_is_named(method: type[VectorMethod]) -> Non
         built.select(samples, evidence, 2, Runtime())
     for name in evidence:
         broken = {**evidence, "user_vectors": np.ones((9, 2)), name: np.full((9, 2), np.nan)}
-        with pytest.raises(MethodError, match=f"{name} of sample {samples.ids[0]} are not finite .9 such"):
+        with pytest.raises(MethodError, match=f"{name} of sample {samples.ids[0]} are not finite"):
             built.prepare(samples, broken, Runtime())
-    with pytest.raises(MethodError, match="user_vectors of shape .8, 2. for 9 samples"):
+    with pytest.raises(MethodError, match=r"user_vectors of shape \(8, 2\) for 9 samples"):
         built.prepare(samples, {**evidence, "user_vectors": np.ones((8, 2))}, Runtime())
 
 
@@ -155,14 +156,31 @@ def test_tf_dcon_takes_one_user_of_each_cluster_and_hands_on_empty_shares() -> N
 
 
 def test_recranker_is_two_draws_joined() -> None:
-    """What the notes say, and that a draw by activity alone is the weighted draw."""
-    samples = example_samples(200)
+    """One user at a time: both draws, how often each user came, the final draw."""
+    samples, runtime = example_samples(200), Runtime(seed=2)
     built, evidence = made(RecRanker, samples)
-    notes = built.select(samples, evidence, 50, Runtime()).notes
-    assert notes["drawn_each"] == 30
-    assert notes["empty_clusters"] == 0
-    assert 0 <= notes["drawn_twice"] <= 10
-    assert built.select(samples, evidence, 200, Runtime()).notes["drawn_each"] <= 200
+    ids, seed = samples.ids, {name: runtime.derive("recranker", name) for name in ("importance", "members", "final")}
+    labels = kmeans(evidence["user_vectors"], ids, 10, runtime.derive("recranker", "clusters")).labels
+    for budget, each in ((50, 30), (51, 30), (150, None)):
+        found = built.select(samples, evidence, budget, runtime)
+        drawn = int(found.notes["drawn_each"])
+        assert each in (None, drawn)
+        active = selection.weighted(np.log(samples.histories.lengths + 1), ids, drawn, seed["importance"])
+        hashes = selection.priorities(ids, seed["members"])
+        waiting = {c: sorted(np.flatnonzero(labels == c), key=lambda i: hashes[i]) for c in range(10)}
+        size, spread = {c: len(members) for c, members in waiting.items()}, list[int]()
+        while len(spread) < drawn:
+            left = [c for c in waiting if waiting[c]]
+            turn = min(left, key=lambda c: ((size[c] - len(waiting[c]) + 0.5) / size[c], hashes[waiting[c][0]]))
+            spread.append(int(waiting[turn].pop(0)))
+        times = Counter([*active.tolist(), *spread])
+        users = np.array(sorted(times))
+        weights = np.array([0.95 ** (times[user] - 1) for user in users])
+        kept = users[selection.weighted(weights, ids[users], budget, seed["final"])]
+        assert found.ids.tolist() == sorted(ids[kept].tolist())
+        assert found.notes["drawn_twice"] == 2 * drawn - len(users)
+        if each is None:
+            assert len(users) == budget, "both draws grew just as far as needed"
 
 
 def test_recranker_draws_in_proportion_to_cluster_size() -> None:

@@ -24,7 +24,11 @@ class BERT4RecConfig(AttentionConfig):
 
     max_length: int = Field(default=50, ge=2, description="longest sequence seen, items, the appended mask counted")
     mask_share: float = Field(
-        default=0.2, ge=0, le=1, allow_inf_nan=False, description="probability that an item is masked; the last always is"
+        default=0.2,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="probability that an item is masked; the last always is",
     )
     dropout: float = Field(
         default=0.2,

@@ -87,9 +87,8 @@ class DCRec(SequenceSurrogate):
         return (*attention.steps(self.config, lambda given: given.causal_bias), _view, _fuse)
 
     def scopes(self) -> dict[str, tuple[str, ...]]:
-        """``block``: the last attention's output projection; ``above_items``: all but the item table."""
-        above = tuple(name for name in self.parameters if name != self.items)
-        return {**attention.scopes(self.config, self.parameters), "above_items": above}
+        """``block``: the last attention's output projection; ``last_layer``: that layer, below the fusion."""
+        return attention.scopes(self.config, self.parameters)
 
     def observe(self, samples: Samples, runtime: Runtime) -> Vector:
         """Both graphs' edges: pairs of items int32 [2, e], weights float32 [e]."""
@@ -103,14 +102,18 @@ class DCRec(SequenceSurrogate):
 
     def load_released(self, state: Mapping[str, Tensor], runtime: Runtime | None = None) -> None:
         super().load_released(state, runtime)
-        device = self.parameters[self.items].device
-        edges = [Edges(*self.fixed[f"{name}.pairs"].cpu().numpy(), self._weights(name)) for name in GRAPHS]
+        items = self.parameters[self.items]
+        transitions, similarities = (self._edges(name) for name in GRAPHS)
         try:
-            transitions, root = symmetric(edges[0], self.n_items)
-            self._graphs = [Graph.of(part, self.n_items, device) for part in (transitions, edges[1])]
-        except (ValueError, IndexError) as error:
+            transitions, root = symmetric(transitions, self.n_items)
+            self._graphs = tuple(Graph.of(edges, items) for edges in (transitions, similarities))
+        except ValueError as error:
             raise RecommenderError(f"the graphs do not fit {self.n_items} items ({error}): train again") from error
-        self._root = F.pad(torch.from_numpy(root), (1, 0)).to(device)
+        self._root = F.pad(torch.from_numpy(root), (1, 0)).to(items)
+
+    def _edges(self, name: str) -> Edges:
+        rows, columns = self.fixed[f"{name}.pairs"].cpu().numpy()
+        return Edges(rows, columns, self.fixed[f"{name}.weights"].cpu().numpy())
 
     def prepared(self, p: Parameters) -> Parameters:
         """With a table [n_items + 1, d] per graph: items plus their mean over the propagations."""
@@ -155,9 +158,6 @@ class DCRec(SequenceSurrogate):
         weight = (agreement - agreement.min()) / spread
         return (weight * self.config.conformity / weight.mean()).clamp_max(1)
 
-    def _weights(self, name: str) -> np.ndarray:
-        return self.fixed[f"{name}.weights"].cpu().numpy()
-
 
 def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
     """InfoNCE per row, [b]: -log of the softmax over all rows of ``other`` [b, d] of the cosine to ``one``'s, at its own."""
@@ -197,7 +197,8 @@ def _pull_back(graph: Graph, depth: int) -> Callable[[Use], Use]:
 
     def pull_back(use: Use) -> Use:
         rows = use.left.flatten()
-        chosen = torch.zeros(len(graph.matrix), len(rows), device=rows.device).scatter_(0, rows[None], 1)
+        chosen = torch.zeros(len(graph.matrix), len(rows), dtype=graph.matrix.dtype, device=rows.device)
+        chosen.scatter_(0, rows[None], 1)
         left = _with_mean(back.propagate, chosen, depth).T
         return Use(left.view(*use.left.shape, -1), use.right)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from prunebench.datasets.schema import Int64, Sequences
-from prunebench.recommenders.base import Float32
 
 BLOCK_PAIRS = 2**22
 TIES = 4
@@ -21,11 +21,11 @@ TIES = 4
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Directed edges between items 0 … n_items - 1, sorted by (row, column): int32 [e], int32 [e], float32 [e]."""
+    """Directed edges between items 0 … n_items - 1, sorted by (row, column): int32 [e], int32 [e], floats [e]."""
 
     rows: NDArray[np.int32]
     columns: NDArray[np.int32]
-    weights: Float32
+    weights: NDArray[np.floating]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,7 +63,7 @@ def similarity_edges(sequences: Sequences, n_items: int, neighbours: int) -> Edg
     starts = np.flatnonzero(np.diff(block_of, prepend=-1))
     found = [
         _nearest(by_item[first:last] @ by_user, first, popularity, neighbours)
-        for first, last in zip(starts, [*starts[1:], n_items], strict=True)
+        for first, last in pairwise([*starts.tolist(), n_items])
     ]
     rows, columns, together = (np.concatenate([part[i] for part in found]) for i in range(3))
     cosine = together / np.sqrt(popularity[rows] * popularity[columns])
@@ -97,20 +97,20 @@ class Graph:
     transposed: Tensor
 
     @classmethod
-    def of(cls, edges: Edges, n_items: int, device: torch.device) -> Graph:
-        shape = (n_items + 1, n_items + 1)
-        matrix = csr_array((edges.weights, (edges.rows + 1, edges.columns + 1)), shape=shape)
-        return cls(_sparse(matrix, device), _sparse(matrix.T.tocsr(), device))
+    def of(cls, edges: Edges, table: Tensor) -> Graph:
+        """For ``table`` [n_items + 1, d], of its type. Raises ValueError for an edge to no item of it."""
+        matrix = csr_array((edges.weights, (edges.rows + 1, edges.columns + 1)), shape=(len(table), len(table)))
+        return cls(_sparse(matrix, table), _sparse(matrix.T.tocsr(), table))
 
     def propagate(self, x: Tensor) -> Tensor:
         """matrix · x for x [n_items + 1, d]; differentiable as often as wanted, in reverse and in forward mode."""
         return _Propagation.apply(x, self)
 
 
-def symmetric(edges: Edges, n_items: int) -> tuple[Edges, Float32]:
-    """Weights w_ij / √(d_i d_j) with d the row sums, and 1 / √d, float32 [n_items], 0 for an item without edges."""
+def symmetric(edges: Edges, n_items: int) -> tuple[Edges, NDArray[np.float64]]:
+    """Weights w_ij / √(d_i d_j) with d the row sums, and 1 / √d, [n_items], 0 for an item without edges."""
     degrees = np.bincount(edges.rows, edges.weights, n_items)
-    root = np.where(degrees > 0, 1 / np.sqrt(np.maximum(degrees, 1)), 0).astype(np.float32)
+    root = np.where(degrees > 0, 1 / np.sqrt(np.maximum(degrees, 1)), 0)
     return Edges(edges.rows, edges.columns, edges.weights * root[edges.rows] * root[edges.columns]), root
 
 
@@ -133,14 +133,18 @@ class _Propagation(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
         return _Propagation.apply(tangents[0], ctx.graph)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, None], x: Tensor, graph: Graph) -> tuple[Tensor, int | None]:
+        if in_dims[0] is None:
+            return _Propagation.apply(x, graph), None
+        side_by_side = x.movedim(in_dims[0], 1)
+        return _Propagation.apply(side_by_side.flatten(1), graph).view(side_by_side.shape), 1
 
-def _sparse(matrix: csr_array, device: torch.device) -> Tensor:
-    parts = (
-        torch.from_numpy(matrix.indptr.astype(np.int64)),
-        torch.from_numpy(matrix.indices.astype(np.int64)),
-        torch.from_numpy(matrix.data.astype(np.float32)),
-    )
+
+def _sparse(matrix: csr_array, like: Tensor) -> Tensor:
+    parts = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data.astype(np.float64))
+    pointers, columns, values = (torch.from_numpy(part).to(like.device) for part in parts)
     with warnings.catch_warnings():
         # That the layout is "in beta" is PyTorch's to know, not the user's.
         warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(*parts, matrix.shape, check_invariants=False).to(device)
+        return torch.sparse_csr_tensor(pointers, columns, values.to(like), matrix.shape, check_invariants=False)
