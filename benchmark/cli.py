@@ -161,7 +161,8 @@ def prune(**asked: Any) -> None:
 def survey(**asked: Any) -> None:
     """Select with every method: what each uses and costs, and how far they agree, as a markdown table.
 
-    Settings given by --set or --config go to every method. Selections are kept: `bench prune` has them at once.
+    Settings given by --set or --config go to every method, those written NAME.KEY=VALUE to the method of that name.
+    Selections are kept: `bench prune` has them at once.
     """
     from prunebench.benchmark import survey
 

@@ -37,9 +37,16 @@ class Job:
     file: dict[str, Any]
     seed: int
 
+    def own(self, method: str) -> list[str]:
+        """What was set for this method alone, e.g. ``less.epochs=1``, without its name."""
+        return [setting.removeprefix(f"{method}.") for setting in self.settings if setting.startswith(f"{method}.")]
+
     def resolve(self, method: str) -> Any:
+        methods = self.bench.registry.names("methods")
+        common = [setting for setting in self.settings if setting.partition(".")[0] not in methods]
+        settings = (*common, *(f"method.{setting}" for setting in self.own(method)))
         choices = Choices(**{**self.base, "method": method, "dataset": self.dataset})
-        return self.bench.resolve(choices, self.settings, self.file, Seeds.all(self.seed), select_only=True)
+        return self.bench.resolve(choices, settings, self.file, Seeds.all(self.seed), select_only=True)
 
 
 def survey(
@@ -63,6 +70,10 @@ def survey(
         jobs = [
             Job(bench, name, chosen, base, settings, file, seed or 0) for name in dict.fromkeys(datasets or ("mini",))
         ]
+        for setting in settings:
+            named = setting.partition(".")[0]
+            if named in bench.registry.names("methods") and named not in chosen:
+                raise ConfigError(f"--set {setting!r}: {named} is not among the methods surveyed; name it in --methods")
         for job in jobs:
             bench.dataset(job.dataset)
         surveys = []
@@ -130,7 +141,14 @@ def _survey(job: Job) -> dict[str, Any]:
 
 def _row(job: Job, method: str, kept: dict[str, np.ndarray]) -> dict[str, Any]:
     """Prune with one method. Its ids go to ``kept``; what it raises is told in one line and stops nobody else."""
-    row: dict[str, Any] = {"method": method, "uses": None, "seconds": None, "pretraining_s": None, "error": None}
+    row: dict[str, Any] = {
+        "method": method,
+        "settings": job.own(method),
+        "uses": None,
+        "seconds": None,
+        "pretraining_s": None,
+        "error": None,
+    }
     row |= {"peak_rss_mb": 0.0, "peak_gpu_mb": 0.0, "kept": None, "notes": {}}
     try:
         resolved, dataset, _ = job.resolve(method)
@@ -163,7 +181,7 @@ def markdown(survey: dict[str, Any]) -> str:
     """One data set's survey as a section with a table."""
     rows = survey["rows"]
     columns = {
-        "method": [escape(row["method"]) for row in rows],
+        "method": [escape(" ".join([row["method"], *row["settings"]])) for row in rows],
         "uses": [MISSING if row["uses"] is None else ", ".join(row["uses"]) or "nothing" for row in rows],
         "pruning": [duration(row["seconds"]) for row in rows],
         "memory": [memory(row["peak_rss_mb"], row["peak_gpu_mb"]) for row in rows],

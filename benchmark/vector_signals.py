@@ -14,10 +14,10 @@ from prunebench.benchmark.signals import Context
 from prunebench.benchmark.store import Artefact, Workspace
 from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import Config, Float32, HasUserVectors, RecommenderError, Request
-from prunebench.recommenders.bigrec.readings import user_texts
 from prunebench.recommenders.encoder import SentenceEncoder
 from prunebench.recommenders.resumable import in_chunks
 from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.user_texts import user_texts
 
 CHUNK = 2048
 """Users read between two points a killed run can continue from; half a minute of the packaged encoder on two cores."""

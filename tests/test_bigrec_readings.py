@@ -26,9 +26,9 @@ from prunebench.recommenders.base import (
 from prunebench.recommenders.bigrec.backbone import BIGRec
 from prunebench.recommenders.bigrec.config import BIGRecConfig
 from prunebench.recommenders.bigrec.model import embed_texts
-from prunebench.recommenders.bigrec.readings import user_texts
 from prunebench.recommenders.resumable import in_chunks
 from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.user_texts import user_texts
 
 DATASET = make_dataset()
 RUNTIME = Runtime(seed=3)

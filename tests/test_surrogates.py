@@ -222,19 +222,21 @@ def test_same_seed_same_bytes_and_save_and_load(name: str, tmp_path: Path) -> No
 
 
 @every_surrogate
-def test_without_validation_every_epoch_runs_and_the_last_is_kept(name: str) -> None:
+def test_without_validation_every_epoch_runs_and_the_last_is_kept(name: str, tmp_path: Path) -> None:
     samples, seen = random_samples(), []
     model = made(name, epochs=4)
 
     def after_epoch(epoch: int) -> None:
         norms = model.gradient_norms(samples, "block", RUNTIME)
         seen.append((epoch, model.losses(samples, RUNTIME), norms))
+        model.save(tmp_path)
 
     report = model.fit(samples, None, RUNTIME, after_epoch)
     assert [epoch for epoch, _, _ in seen] == [0, 1, 2, 3]
     assert report.steps == report.best_step == 4 * 2
     assert report.valid_losses == ()
     assert (seen[-1][1] == model.losses(samples, RUNTIME)).all()
+    assert (seen[-1][1] == type(model).load(tmp_path, RUNTIME).losses(samples, RUNTIME)).all()
     assert (seen[0][1] != seen[-1][1]).any()
     shorter = made(name, epochs=2)
     shorter.fit(samples, None, RUNTIME)

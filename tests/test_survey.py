@@ -172,6 +172,14 @@ def test_only_what_succeeds_exits_with_0(bench: Bench) -> None:
     assert "selecting, on standard output" not in out
 
 
+def test_a_setting_may_be_one_methods_own(bench: Bench) -> None:
+    code, out, err = bench(*SURVEY, "--methods", "k_center,moderate", "--set", "moderate.clusters=3", "--json")
+    assert code == 0, err
+    rows = json.loads(out)["surveys"][0]["rows"]
+    assert [row["settings"] for row in rows] == [[], ["clusters=3"]]
+    assert "moderate clusters=3" in bench(*SURVEY, "--methods", "moderate", "--set", "moderate.clusters=3")[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -183,6 +191,7 @@ def test_only_what_succeeds_exits_with_0(bench: Bench) -> None:
         (("--budget", "5000"), "outside 0"),
         (("--set", "surrogate.epoch=2"), "epochs"),
         (("--backbone", "populer"), "popular"),
+        (("--methods", "random", "--set", "moderate.clusters=3"), "not among the methods surveyed"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_built(

@@ -24,9 +24,9 @@ from prunebench.benchmark.vector_signals import (
 from prunebench.datasets.schema import RecDataset, Sequences
 from prunebench.recommenders import encoder as encoder_module
 from prunebench.recommenders.base import Config, RecommenderError, Request
-from prunebench.recommenders.bigrec.readings import SEPARATOR, user_texts
 from prunebench.recommenders.encoder import EncoderConfig, SentenceEncoder
 from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.user_texts import SEPARATOR, user_texts
 
 TRAIN = [[0, 1], [2], [3, 0, 1, 2, 3], [0, 1], [], [1, 3, 2]]
 VALID = [[2], [1, 0], [], [], [3], []]

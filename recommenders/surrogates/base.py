@@ -194,7 +194,7 @@ class SequenceSurrogate(Network):
         """One safetensors file with config and report in its header."""
         folder.mkdir(parents=True, exist_ok=True)
         header = {"config": self.config.model_dump(mode="json"), "n_items": self.n_items, "report": asdict(self.report)}
-        tensors = {name: value.cpu().contiguous() for name, value in {**self._trained(), **self.fixed}.items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in {**self._trained(), **self.fixed}.items()}
         # One key only: safetensors writes several in random order, and the same model should be the same bytes.
         save_file(tensors, folder / WEIGHTS, metadata={self.name: json.dumps(header, sort_keys=True)})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,10 +52,11 @@ class SequenceObjective:
         return len(self._examples)
 
     def batches(self, positions: Int64 | None = None) -> list[Int64]:
-        lengths = self._examples.lengths
-        if positions is None:
-            return length_batches(lengths, self._tokens, self._tokens)
-        return [positions[part] for part in length_batches(lengths[positions], self._tokens, self._tokens)]
+        positions = np.arange(len(self)) if positions is None else positions
+        # Among equal lengths, those with as many cells that count stand together, as cells are padded to the most.
+        positions = positions[self._examples.counting[positions].argsort(kind="stable")]
+        lengths = self._examples.lengths[positions]
+        return [positions[part] for part in length_batches(lengths, self._tokens, self._tokens)]
 
     def losses(self, parameters: Mapping[str, Tensor], positions: Int64) -> Tensor:
         """Mean over the sample's cells of the loss, by their weights, [b]."""

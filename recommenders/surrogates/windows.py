@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +130,11 @@ class Examples:
     @property
     def lengths(self) -> Int64:
         return np.diff(self.offsets)
+
+    @cached_property
+    def counting(self) -> Int64:
+        """Cells that weigh anything, int64 [n]."""
+        return np.diff(np.concatenate([[0], np.cumsum(self.weights > 0)])[self.offsets])
 
     def batch(self, rows: Int64, device: torch.device, width: int | None = None) -> Batch:
         """The given rows, padded to the longest or to ``width``."""
