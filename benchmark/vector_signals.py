@@ -17,7 +17,7 @@ from prunebench.recommenders.base import Config, Float32, HasUserVectors, Recomm
 from prunebench.recommenders.encoder import SentenceEncoder
 from prunebench.recommenders.resumable import in_chunks
 from prunebench.recommenders.runtime import Runtime
-from prunebench.recommenders.user_texts import user_texts
+from prunebench.recommenders.user_texts import TextReader, mean_title_vectors, unit_rows, user_texts
 
 CHUNK = 2048
 """Users read between two points a killed run can continue from; half a minute of the packaged encoder on two cores."""
@@ -61,8 +61,9 @@ class UserVectorsSignal:
 class TextConfig(Config):
     """Settings of a signal that is made of users' texts: the titles of their sequence, oldest first."""
 
-    source: Literal["encoder", "backbone"] = Field(
-        "encoder", description="what reads the user's titles: the sentence encoder, or the LLM before fine-tuning"
+    source: TextReader = Field(
+        "encoder",
+        description="what reads the user's titles: the sentence encoder, all at once or as the mean of single titles, or the LLM",
     )
 
 
@@ -73,7 +74,7 @@ class UserTextVectorsSignal:
     version, phase, seeded, reads = 1, "pruning", False, ("train", "titles")
 
     def needs(self, config: TextConfig, context: Context) -> dict[str, Request]:
-        if config.source == "encoder":
+        if config.source != "backbone":
             return {"title_vectors": Request("title_vectors")}
         return {"user_vectors": Request("user_vectors", {"source": "backbone"})}
 
@@ -84,8 +85,10 @@ class UserTextVectorsSignal:
         samples = context.samples
         if config.source == "encoder":
             vectors = _read_by_encoder(samples.sequences, context, work)
+        elif config.source == "titles":
+            vectors = mean_title_vectors(samples.sequences, context.inputs["title_vectors"].vectors)
         else:
-            vectors = _unit(context.inputs["user_vectors"])
+            vectors = unit_rows(context.inputs["user_vectors"])
         keep_scores(work, samples.ids, vectors)
         return {"dimensions": vectors.shape[1]}
 
@@ -104,19 +107,21 @@ class ValidationTextVectorsSignal:
             raise RecommenderError(
                 f"data set {context.dataset.name} has no validation users that a method may read; choose a method that needs none"
             )
-        if config.source == "encoder":
+        if config.source != "backbone":
             return {"title_vectors": Request("title_vectors")}
         return _with_vectors(context).needs("effort")
 
     def key(self, config: TextConfig, context: Context) -> dict[str, Any]:
-        return {} if config.source == "encoder" else backbone_key(context, _with_vectors(context), "effort")
+        return {} if config.source != "backbone" else backbone_key(context, _with_vectors(context), "effort")
 
     def build(self, config: TextConfig, context: Context, work: Workspace) -> dict[str, Any]:
         sequences = context.select.histories.join(context.select.targets)
         if config.source == "encoder":
             vectors = _read_by_encoder(sequences, context, work)
+        elif config.source == "titles":
+            vectors = mean_title_vectors(sequences, context.inputs["title_vectors"].vectors)
         else:
-            vectors = _unit(_read_by_backbone(sequences, context, work))
+            vectors = unit_rows(_read_by_backbone(sequences, context, work))
         np.savez(work.folder / "vectors.npz", users=context.select.users, vectors=vectors)
         return {"dimensions": vectors.shape[1]}
 
@@ -155,12 +160,6 @@ def _read_by_backbone(sequences: Sequences, context: Context, work: Workspace) -
         return backbone.user_vectors(sequences.take(positions), runtime)
 
     return in_chunks(work.scratch, "users", len(sequences), read, context.runtime, CHUNK)
-
-
-def _unit(vectors: Float32) -> Float32:
-    """Rows scaled to length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def _with_vectors(context: Context) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from prunebench.methods.transport import cost_matrix, cover, refine
 from prunebench.recommenders.base import Config as BaseConfig
 from prunebench.recommenders.base import Request
 from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.user_texts import TextReader
 
 
 class GORACS(Method):
@@ -46,8 +47,9 @@ class GORACS(Method):
             alias="lambda",
             description="λ, weight of the effort score in the cost; 0: distances alone, and no LLM is needed",
         )
-        source: Literal["encoder", "backbone"] = Field(
-            default="encoder", description="what embeds the users' texts: the sentence encoder, or the LLM"
+        text: TextReader = Field(
+            default="encoder",
+            description="what reads the users' titles: the sentence encoder, all at once or (titles) as the mean of single ones, or the LLM",
         )
         exchanges: int = Field(default=100, ge=0, description="most swaps of the refinement; 0: the greedy start alone")
         candidates: int = Field(
@@ -61,7 +63,7 @@ class GORACS(Method):
 
     def requests(self) -> dict[str, Request]:
         """``vectors`` float32 [n, d], ``validation`` float32 [m, d] and, where λ > 0, ``effort`` float32 [n]."""
-        source = {"source": self.config.source}
+        source = {"source": self.config.text}
         wanted = {
             "vectors": Request("user_text_vectors", source),
             "validation": Request("validation_text_vectors", source),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from pydantic import Field
 
@@ -14,6 +12,7 @@ from prunebench.methods.selection import allocate, check_budget, selection
 from prunebench.methods.vectors import VectorConfig, VectorMethod
 from prunebench.recommenders.base import Request
 from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.user_texts import TextReader
 
 
 class TFDCon(VectorMethod):
@@ -36,8 +35,9 @@ class TFDCon(VectorMethod):
             allow_inf_nan=False,
             description="α, weight of the text's distance; 0 leaves the text out (the default of the authors' script)",
         )
-        text: Literal["encoder", "backbone"] = Field(
-            default="encoder", description="what reads the user's titles: the sentence encoder, or the LLM"
+        text: TextReader = Field(
+            default="encoder",
+            description="what reads the user's titles: the sentence encoder, all at once or (titles) as the mean of single ones, or the LLM",
         )
         clusters: int | None = Field(default=None, ge=1, description="K; null: as many as the budget")
 

@@ -69,7 +69,7 @@ def full_greedy(cost: NDArray, budget: int, priority: NDArray) -> list[int]:
 
 
 def test_goracs_keeps_the_contract() -> None:
-    for config in ({}, {"lambda": 0}, {"lambda": 5.0, "candidates": 1}, {"exchanges": 0, "source": "backbone"}):
+    for config in ({}, {"lambda": 0}, {"lambda": 5.0, "candidates": 1}, {"exchanges": 0, "text": "backbone"}):
         check_method(GORACS, config)
     assert isinstance(goracs(), PruningMethod)
 
@@ -77,9 +77,7 @@ def test_goracs_keeps_the_contract() -> None:
 def test_only_a_positive_lambda_asks_for_the_llm() -> None:
     assert set(goracs(lam=0).requests()) == {"vectors", "validation"}
     assert set(goracs().requests()) == {"vectors", "validation", "effort"}
-    assert {request.config["source"] for request in goracs(lam=0, source="backbone").requests().values()} == {
-        "backbone"
-    }
+    assert {request.config["source"] for request in goracs(lam=0, text="backbone").requests().values()} == {"backbone"}
 
 
 def test_the_cost_is_the_papers_definition() -> None:

@@ -139,6 +139,20 @@ def test_validation_users_are_read_with_their_targets(tmp_path: Path) -> None:
         value(ValidationTextVectorsSignal(), TextConfig(), context, tmp_path, others)
 
 
+def test_a_users_titles_may_be_read_one_by_one(tmp_path: Path) -> None:
+    titles = np.eye(4, 3, dtype=np.float32) + 1
+    context = context_of(inputs={"title_vectors": SimpleNamespace(vectors=titles)})
+    for signal, sequences in (
+        (UserTextVectorsSignal(), context.samples.sequences),
+        (ValidationTextVectorsSignal(), context.select.histories.join(context.select.targets)),
+    ):
+        config = TextConfig(source="titles")
+        assert signal.needs(config, context) == {"title_vectors": Request("title_vectors")}
+        means = np.array([titles[row].mean(axis=0) for row in sequences])
+        vectors = value(signal, config, context, tmp_path / type(signal).__name__)
+        np.testing.assert_allclose(vectors, means / np.linalg.norm(means, axis=1, keepdims=True), rtol=1e-6)
+
+
 def test_no_validation_users_is_said_before_anything_is_built() -> None:
     nobody = context_of(select=context_of().select.take(np.empty(0, np.int64)))
     with pytest.raises(RecommenderError, match="tiny has no validation users"):

@@ -21,6 +21,7 @@ from prunebench.recommenders.base import (
 )
 from prunebench.recommenders.references.chunks import ranked_in_chunks
 from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.user_texts import mean_title_vectors
 
 
 class ContentKNNConfig(Config):
@@ -70,12 +71,7 @@ class FittedContentKNN:
             histories = histories.tail(self.config.last)
 
         def score(rows: NDArray[np.int64]) -> Float32:
-            part = histories.take(rows)
-            users = np.zeros((len(rows), vectors.shape[1]), np.float32)
-            known = np.flatnonzero(part.lengths)
-            if len(known):
-                users[known] = np.add.reduceat(vectors[part.items], part.offsets[:-1][known])
-                users[known] /= np.maximum(np.linalg.norm(users[known], axis=1, keepdims=True), 1e-12)
+            users = mean_title_vectors(histories.take(rows), vectors)
             return (users @ vectors[first].T)[:, title_of]
 
         return ranked_in_chunks(score, len(vectors), depth, runtime)

@@ -31,8 +31,8 @@ from prunebench.recommenders.surrogates.windows import Examples, Windows
 
 WEIGHTS = "model.safetensors"
 EVALUATION_TOKENS = 2048
-# Softmax over all items: as many tokens as have this many logits together.
-EVALUATION_CELLS = 2**24
+# Softmax over all items: as many tokens as have this many logits together, few enough to stay near the caches.
+EVALUATION_CELLS = 2**22
 
 
 class SequenceSurrogate(Network):

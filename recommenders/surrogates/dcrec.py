@@ -119,7 +119,7 @@ class DCRec(SequenceSurrogate):
         """With a table [n_items + 1, d] per graph: items plus their mean over the propagations."""
         items = p[self.items]
         for name, graph in zip(GRAPHS, self._graphs, strict=True):
-            table = _with_mean(graph.propagate, items, self.config.graph_layers)
+            table = graph.smooth(items, self.config.graph_layers)
             p = layers.with_table(p, name, table, self.items, _pull_back(graph, self.config.graph_layers))
         return p
 
@@ -182,24 +182,11 @@ def _fuse(p: Parameters, state: State, given: Pass) -> State:
     return ((together * share).sum(-2),)
 
 
-def _with_mean(propagate: Callable[[Tensor], Tensor], x: Tensor, depth: int) -> Tensor:
-    """x + (x + A x + … + A^depth x) / (depth + 1)."""
-    total = propagated = x
-    for _ in range(depth):
-        propagated = propagate(propagated)
-        total = total + propagated
-    return x + total / (depth + 1)
-
-
 def _pull_back(graph: Graph, depth: int) -> Callable[[Use], Use]:
-    """From looking rows of the table up to the linear map of the items that makes these rows."""
-    back = Graph(graph.transposed, graph.matrix)
+    """From looking rows of a smoothed table up to the linear map of the items that makes these rows."""
 
     def pull_back(use: Use) -> Use:
-        rows = use.left.flatten()
-        chosen = torch.zeros(len(graph.matrix), len(rows), dtype=graph.matrix.dtype, device=rows.device)
-        chosen.scatter_(0, rows[None], 1)
-        left = _with_mean(back.propagate, chosen, depth).T
+        left = graph.smoothing(use.left.flatten(), depth)
         return Use(left.view(*use.left.shape, -1), use.right)
 
     return pull_back

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from prunebench.datasets.schema import Int64, Sequences
 
 BLOCK_PAIRS = 2**22
 TIES = 4
+T = TypeVar("T", Tensor, csr_array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +93,35 @@ def _nearest(together: csr_array, first: int, popularity: Int64, neighbours: int
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A sparse matrix over the rows of the item table (item ids + 1; row 0, padding, has no edge) and its transpose."""
+    """A sparse matrix A over the rows of the item table (item ids + 1; row 0, padding, has no edge)."""
 
-    matrix: Tensor
-    transposed: Tensor
+    rows: csr_array
+    _map: _Map
 
     @classmethod
     def of(cls, edges: Edges, table: Tensor) -> Graph:
         """For ``table`` [n_items + 1, d], of its type. Raises ValueError for an edge to no item of it."""
-        matrix = csr_array((edges.weights, (edges.rows + 1, edges.columns + 1)), shape=(len(table), len(table)))
-        return cls(_sparse(matrix, table), _sparse(matrix.T.tocsr(), table))
+        weights = torch.from_numpy(edges.weights).to(table.dtype).numpy()
+        rows = csr_array((weights, (edges.rows + 1, edges.columns + 1)), shape=(len(table), len(table)))
+        return cls(rows, _Map(_sparse(rows, table), _sparse(rows.T.tocsr(), table)))
+
+    def smooth(self, table: Tensor, depth: int) -> Tensor:
+        """M · table, [n_items + 1, d], with M = I + (I + A + … + A^depth) / (depth + 1)."""
+        return _with_mean(self.propagate, table, depth)
+
+    def smoothing(self, ids: Tensor, depth: int) -> Tensor:
+        """The rows of M of ``smooth`` at ids int64 [t], dense, [t, n_items + 1]."""
+        places = ids.cpu().numpy()
+        one_hot = csr_array(
+            (np.ones(len(places), self.rows.dtype), places, np.arange(len(places) + 1)),
+            shape=(len(places), self.rows.shape[0]),
+        )
+        made = _with_mean(lambda x: x @ self.rows, one_hot, depth)
+        return torch.from_numpy(made.toarray()).to(ids.device)
 
     def propagate(self, x: Tensor) -> Tensor:
-        """matrix · x for x [n_items + 1, d]; differentiable as often as wanted, in reverse and in forward mode."""
-        return _Propagation.apply(x, self)
+        """A · x for x [n_items + 1, d]; differentiable as often as wanted, in reverse and in forward mode."""
+        return _Propagation.apply(x, self._map)
 
 
 def symmetric(edges: Edges, n_items: int) -> tuple[Edges, NDArray[np.float64]]:
@@ -114,37 +131,53 @@ def symmetric(edges: Edges, n_items: int) -> tuple[Edges, NDArray[np.float64]]:
     return Edges(edges.rows, edges.columns, edges.weights * root[edges.rows] * root[edges.columns]), root
 
 
+@dataclass(frozen=True, eq=False)
+class _Map:
+    # No tuple: functorch would look into one, and cannot wrap sparse tensors.
+    matrix: Tensor
+    transposed: Tensor
+
+
 class _Propagation(torch.autograd.Function):
     """A product with a constant sparse matrix. PyTorch's own has no forward mode."""
 
     @staticmethod
-    def forward(x: Tensor, graph: Graph) -> Tensor:
-        return graph.matrix @ x
+    def forward(x: Tensor, by: _Map) -> Tensor:
+        return by.matrix @ x
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Graph], output: Tensor) -> None:
-        ctx.graph = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _Map], output: Tensor) -> None:
+        ctx.by = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        return _Propagation.apply(upstream[0], Graph(ctx.graph.transposed, ctx.graph.matrix)), None
+        return _Propagation.apply(upstream[0], _Map(ctx.by.transposed, ctx.by.matrix)), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        return _Propagation.apply(tangents[0], ctx.graph)
+        return _Propagation.apply(tangents[0], ctx.by)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, None], x: Tensor, graph: Graph) -> tuple[Tensor, int | None]:
+    def vmap(info: Any, in_dims: tuple[int | None, None], x: Tensor, by: _Map) -> tuple[Tensor, int | None]:
         if in_dims[0] is None:
-            return _Propagation.apply(x, graph), None
+            return _Propagation.apply(x, by), None
         side_by_side = x.movedim(in_dims[0], 1)
-        return _Propagation.apply(side_by_side.flatten(1), graph).view(side_by_side.shape), 1
+        return _Propagation.apply(side_by_side.flatten(1), by).view(side_by_side.shape), 1
+
+
+def _with_mean(step: Callable[[T], T], x: T, depth: int) -> T:
+    """x + (x + step(x) + … + step^depth(x)) / (depth + 1), of dense or sparse."""
+    total = propagated = x
+    for _ in range(depth):
+        propagated = step(propagated)
+        total = total + propagated
+    return x + total / (depth + 1)
 
 
 def _sparse(matrix: csr_array, like: Tensor) -> Tensor:
-    parts = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data.astype(np.float64))
+    parts = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
     pointers, columns, values = (torch.from_numpy(part).to(like.device) for part in parts)
     with warnings.catch_warnings():
         # That the layout is "in beta" is PyTorch's to know, not the user's.
         warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(pointers, columns, values.to(like), matrix.shape, check_invariants=False)
+        return torch.sparse_csr_tensor(pointers, columns, values, matrix.shape, check_invariants=False)
