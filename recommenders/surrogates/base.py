@@ -43,7 +43,7 @@ class SequenceSurrogate(Network):
     - ``Config`` (a ``SequenceConfig``), ``version``, and ``name``, by which its random draws and its file go;
     - ``fresh(generator)``: its parameters, freshly drawn, a dictionary of tensors by name;
     - ``make_steps()``: its forward pass as a chain of functions ``step(p, state, given) -> state`` from the inputs'
-      vectors [b, l, d] to hidden states [b, l, d], batches left-padded (``given.real``). Parameters are read as ``p[name]``
+      vectors [b, l, d] to hidden states [b, l, d], batches left-padded (``given.ids``, ``given.real``). Parameters are read as ``p[name]``
       and used through ``layers`` only: that is what makes gradient norms per sample possible. Where the chain is cut,
       everything below a scope is computed once for all derivatives, so cut it above and below what a scope names;
       ``given.dropout(x)`` wherever training drops values;
@@ -58,6 +58,7 @@ class SequenceSurrogate(Network):
       where not; cells without weight cost no logits;
     - ``inputs(histories)``: ids whose last position scores the next item, e.g. with the mask appended;
     - ``auxiliary_loss(p, batch, hidden, given)``: a term of the training loss beside the per-sample losses;
+      ``given.aside`` holds what steps set aside for it;
     - ``fixed_names``, ``observe(samples, runtime)`` and ``prepared(p)``: tensors made of the training data before the
       parameters are trained, saved with them, and found in every ``p``; what the parameters and these make for all
       samples alike, e.g. ``layers.with_table`` of a propagated item table, whose name then goes into ``items``.

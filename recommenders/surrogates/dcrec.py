@@ -67,7 +67,8 @@ class DCRec(SequenceSurrogate):
     nearest items are kept (``dcrec_graph.similarity_edges``).
 
     Propagation over all items is part of every training step (a few milliseconds on Games); outside training it is done
-    once, but for scopes with the item table in them, where it is done in every batch.
+    once, but for scope ``all``, where it is done in every batch: derivatives by the item table go through the graphs, and
+    gradient norms per sample take a few dense matrices [tokens of a batch, n_items].
     """
 
     Config: ClassVar[type[DCRecConfig]] = DCRecConfig
