@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-KINDS = ("methods", "backbones", "datasets", "surrogates", "runs")
+KINDS = ("methods", "backbones", "datasets", "surrogates", "signals", "runs")
 HOME = "~/.prunebench"
 
 
@@ -161,7 +161,7 @@ def prune(**asked: Any) -> None:
 def survey(**asked: Any) -> None:
     """Select with every method: what each uses and costs, and how far they agree, as a markdown table.
 
-    Settings given by --set or --config go to every method, those written NAME.KEY=VALUE to the method of that name.
+    Settings go to every method alike, those written NAME.KEY=VALUE (ccs.beta=0.2) to the method of that name.
     Selections are kept: `bench prune` has them at once.
     """
     from prunebench.benchmark import survey
@@ -190,7 +190,7 @@ def new_method_(name: str, out: Path, as_json: bool) -> None:
 @click.argument(
     "kind",
     required=False,
-    metavar="[methods|backbones|datasets|surrogates|runs|settings]",
+    metavar="[methods|backbones|datasets|surrogates|signals|runs|settings]",
     type=click.Choice([*KINDS, "settings"]),
 )
 @JSON

@@ -76,7 +76,8 @@ def one_line(error: ValidationError, what: str) -> str:
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"{what} has no setting {key!r}"
-    return f"{what}: {key} = {first['input']!r}: {first['msg'].lower()}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{what}: {key} = {first['input']!r}: {said[:1].lower()}{said[1:]}"
 
 
 def build(kind: type[Config], values: Mapping[str, Any], what: str) -> Config:

@@ -16,7 +16,7 @@ from prunebench.recommenders.base import RecommenderError
 BAD_INPUT = (ConfigError, DataError, MethodError, MetricError, PluginError, RecommenderError, RecordError)
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def explain(error: BaseException) -> tuple[str, int]:
     """``(line, exit code)``."""
     line = " ".join(str(error).split())
     if isinstance(error, BAD_INPUT):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunebench.benchmark import metrics
+from prunebench.benchmark.blame import blaming, checked_evidence, checked_selection
 from prunebench.benchmark.config import NO_METHOD, RunConfig
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import Reporter
@@ -89,7 +90,7 @@ class Harness:
         """Evidence, then the selection. A budget of 0, or a reference that uses no samples, needs neither."""
         if self.run.method == NO_METHOD or self.run.budget == 0:
             return Pruned(Selection(np.empty(0, np.int64)), None)
-        requests = self.method.requests()
+        requests = self._requests()
         self.graph.check([*requests.values(), *self.backbone.needs("fit").values()])
         shared = {
             "method": self.run.method,
@@ -97,10 +98,12 @@ class Harness:
             "plugin": self.run.plugins.get("method"),
             **self._data_key(),
         }
+        with blaming(f"method {self.run.method}: evidence_key"):
+            settings = self.method.evidence_key()
         evidence = self._stage(
             "evidence",
             EVIDENCE_VERSION,
-            {**shared, "config": self.method.evidence_key(), "seed": self.run.seeds.signal},
+            {**shared, "config": settings, "seed": self.run.seeds.signal},
             lambda work: self._prepare(work, self.graph.values(requests)),
             self._artefacts(requests),
             "pruning",
@@ -116,27 +119,30 @@ class Harness:
         chosen = Selection(np.load(selection.folder / "ids.npy"), selection.info["notes"])
         return Pruned(chosen, selection, self._uses())
 
+    def _requests(self) -> dict[str, Request]:
+        with blaming(f"method {self.run.method}: requests"):
+            requests = self.method.requests()
+        if not isinstance(requests, dict) or not all(isinstance(request, Request) for request in requests.values()):
+            raise MethodError(f"method {self.run.method}: requests must give Request objects by name")
+        return requests
+
     def _uses(self) -> tuple[str, ...]:
-        """What the signals resolved so far come from; text is used where one of them is made of titles alone."""
+        """What the signals resolved so far come from; text counts where it is read as such, not by way of the LLM."""
         reads = [set(parts) for parts in self.graph.reads.values()]
         used = {
             "surrogate": "surrogate" in self.graph.models,
             "LLM": "llm" in self.graph.reads,
             "backbone": "backbone" in self.graph.models and "llm" not in self.graph.reads,
-            "text": {"titles"} in reads,
+            "text": "text" in self.graph.models,
             "validation": any("select" in parts for parts in reads),
         }
         return tuple(name for name, is_used in used.items() if is_used)
 
     def _prepare(self, work: Workspace, signals: dict[str, Any]) -> None:
-        runtime = self._runtime(self.run.seeds.signal)
-        evidence = self.method.prepare(self.samples, signals, runtime)
-        shared = getattr(self.method, "shared", ())
-        for name, values in evidence.items():
-            if name not in shared and len(values) != len(self.samples):
-                raise MethodError(
-                    f"method {self.run.method}: evidence {name!r} has {len(values)} rows for {len(self.samples)} samples; give one row per sample"
-                )
+        runtime, name = self._runtime(self.run.seeds.signal), self.run.method
+        with blaming(f"method {name}: prepare"):
+            made = self.method.prepare(self.samples, signals, runtime)
+        evidence = checked_evidence(name, made, self.samples, getattr(self.method, "shared", frozenset()))
         arrays: dict[str, Any] = {f"evidence_{name}": values for name, values in evidence.items()}
         np.savez(work.folder / "evidence.npz", ids=self.samples.ids, **arrays)
 
@@ -147,19 +153,12 @@ class Harness:
                     f"method {self.run.method}: stored evidence belongs to other samples; remove the store and run again"
                 )
             values = {name.removeprefix("evidence_"): arrays[name] for name in arrays.files if name != "ids"}
-        selection = self.method.select(self.samples, values, self.run.budget, self._runtime(self.run.seeds.selection))
-        ids = np.sort(np.asarray(selection.ids, np.int64))
-        if len(np.unique(ids)) != len(ids):
-            raise MethodError(
-                f"method {self.run.method} chose {len(ids) - len(np.unique(ids))} samples more than once; a selection holds unique ids"
-            )
-        if len(ids) != self.run.budget:
-            raise MethodError(
-                f"method {self.run.method} chose {len(ids)} samples for a budget of {self.run.budget}; choose exactly that many"
-            )
-        self.samples.positions(ids)
+        runtime, name = self._runtime(self.run.seeds.selection), self.run.method
+        with blaming(f"method {name}: select"):
+            chosen = self.method.select(self.samples, values, self.run.budget, runtime)
+        ids, notes = checked_selection(name, chosen, self.samples, self.run.budget)
         np.save(work.folder / "ids.npy", ids)
-        return {"notes": selection.notes}
+        return {"notes": notes}
 
     # -- fine-tune -----------------------------------------------------------------------------------------------
 
@@ -279,7 +278,7 @@ class Harness:
 
     def _check_unseen(self) -> None:
         """Raise RecommenderError where the method chooses by the very validation users it would be evaluated on."""
-        for signal, parts in self.graph.check(self.method.requests().values()):
+        for signal, parts in self.graph.check(self._requests().values()):
             if "select" in parts:
                 raise RecommenderError(
                     f"method {self.run.method} chooses by validation users (signal {signal} reads `select`), the ones --split valid evaluates on; evaluate it on --split test, or choose another method"

@@ -14,7 +14,14 @@ from prunebench.datasets import listing as installed
 
 def show(home: Path, kind: str | None, as_json: bool) -> None:
     """One kind, or all of them."""
-    makers = {"methods": _parts, "backbones": _parts, "datasets": _datasets, "surrogates": _parts, "runs": _runs}
+    makers = {
+        "methods": _parts,
+        "backbones": _parts,
+        "datasets": _datasets,
+        "surrogates": _parts,
+        "signals": _parts,
+        "runs": _runs,
+    }
     chosen = [kind] if kind else list(makers)
     print_rows({name: makers[name](name, home) for name in chosen}, as_json)
 

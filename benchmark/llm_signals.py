@@ -8,7 +8,7 @@ import numpy as np
 
 from prunebench.benchmark.providers import backbone_key
 from prunebench.benchmark.scores import keep_scores, scores_of
-from prunebench.benchmark.signals import Context
+from prunebench.benchmark.signals import Context, users_digest
 from prunebench.benchmark.store import Artefact, Workspace
 from prunebench.recommenders.base import (
     AlignmentConfig,
@@ -28,13 +28,14 @@ class TokenErrorsSignal:
     class Config(Config):
         pass
 
-    version, phase, seeded, reads = 1, "pruning", True, ("train", "titles")
+    # A fresh adapter changes nothing yet, so no seed does.
+    version, phase, seeded, reads = 1, "pruning", False, ("train", "titles")
 
     def needs(self, config: Config, context: Context) -> dict[str, Request]:
-        return self._backbone(context).needs("effort")
+        return self._backbone(context).needs("errors")
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
-        return backbone_key(context, self._backbone(context), "effort")
+        return backbone_key(context, self._backbone(context), "errors")
 
     def build(self, config: Config, context: Context, work: Workspace) -> None:
         backbone, samples = context.backbone_with(context.inputs), context.samples
@@ -63,11 +64,14 @@ class LESSSignal:
     version, phase, seeded, reads = 1, "pruning", True, ("train", "select", "titles")
 
     def needs(self, config: AlignmentConfig, context: Context) -> dict[str, Request]:
-        return self._backbone(context).needs("fit")
+        if not len(context.select):
+            raise RecommenderError(
+                f"data set {context.dataset.name} has no validation users that a method may read; choose a method that needs none"
+            )
+        return self._backbone(context).needs("alignment")
 
     def key(self, config: AlignmentConfig, context: Context) -> dict[str, Any]:
-        """The warm-up is a fine-tuning: whatever decides the backbone's own decides it."""
-        return backbone_key(context, self._backbone(context), "fit")
+        return {**backbone_key(context, self._backbone(context), "alignment"), "users": users_digest(context.select)}
 
     def build(self, config: AlignmentConfig, context: Context, work: Workspace) -> dict[str, Any]:
         backbone, samples, select = context.backbone_with(context.inputs), context.samples, context.select

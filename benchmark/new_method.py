@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import keyword
+import os
 import re
 import shlex
 from pathlib import Path
 
 import click
 
-from prunebench.benchmark.plugins import PluginError, Registry
+from prunebench.benchmark.plugins import RESERVED, PluginError, Registry
 
 METHOD = '''\
 """@CLASS@: the most typical users by their vectors, and a few at random (say here in one line what it keeps)."""
@@ -92,19 +93,21 @@ def create(name: str, out: Path, as_json: bool) -> None:
     if out.exists() and not out.is_dir():
         raise PluginError(f"--out {out} is a file; give a folder")
     for path in paths:
-        if path.exists():
+        if os.path.lexists(path):
             raise PluginError(f"{path} is there already; remove it, or choose another name or --out")
     made = _class_name(name)
-    out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     try:
+        out.mkdir(parents=True, exist_ok=True)
         for path, text in zip(paths, (METHOD, TEST), strict=True):
             with path.open("x", encoding="utf-8") as file:
                 written.append(path)
                 file.write(text.replace("@CLASS@", made).replace("@NAME@", name))
-    except OSError:
+    except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)
+        if isinstance(error, (FileNotFoundError, NotADirectoryError, FileExistsError)):
+            raise PluginError(f"{out} cannot be a folder here ({error.strerror}); give another by --out") from None
         raise
     if as_json:
         click.echo(json.dumps({"name": name, "class": made, "files": [str(path) for path in paths]}, indent=1))
@@ -117,6 +120,10 @@ def _check_name(name: str) -> None:
         raise PluginError(
             f"{name!r} cannot name a method and its Python file: use lower-case letters, digits and _, "
             "a letter first, and no word of Python's own"
+        )
+    if name in RESERVED or name == "conftest" or name.startswith("test_") or len(name) > 64:
+        raise PluginError(
+            f"{name[:64]!r} means something else to bench, pytest or the file system; choose another name"
         )
     registry = Registry()
     if name in registry.names("methods"):
@@ -132,7 +139,7 @@ def _check_name(name: str) -> None:
 def _class_name(name: str) -> str:
     """In capitals, and not one of the names that the file imports."""
     made = "".join(part.capitalize() for part in name.split("_"))
-    return f"{made}Method" if re.search(rf"\b{made}\b", METHOD) else made
+    return f"{made}Method" if keyword.iskeyword(made) or re.search(rf"\b{made}\b", METHOD) else made
 
 
 def _how(name: str, made: str, method: str, test: str) -> str:

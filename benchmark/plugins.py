@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import hashlib
@@ -11,7 +12,6 @@ import re
 import sys
 import tokenize
 import traceback
-from ast import literal_eval
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["methods", "backbones", "surrogates", "signals", "datasets"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+RESERVED = ("none", "method", "backbone", "surrogate", "llm", "seeds")
+"""What no method may be called: the run without one, and the sections of a configuration."""
 
 # What a class in a plugin file must have to be taken for one of these; the first that fits.
 _SHAPES: dict[Kind, tuple[str, ...]] = {
@@ -78,7 +81,7 @@ class Registry:
             return claim.parts[kind, name]
         try:
             return claim.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{_title(kind, name)} of {_owner(claim)} fails to import: {_cause(error)}") from error
 
     def resolve_all(self, kind: Kind) -> dict[str, Any]:
@@ -99,7 +102,7 @@ class Registry:
         return Origin(_owner(claim), claim.dist.version if claim.dist else None)
 
     def summary(self, kind: Kind, name: str) -> str:
-        """First line of the docstring of the part's module, read from its source: nothing is imported.
+        """First line of the docstring of the part's module (a signal's: class), read from its source: nothing is imported.
 
         Empty, with one warning naming the distribution, where that module is missing. Raises PluginError as ``origin``.
         """
@@ -110,7 +113,8 @@ class Registry:
         if source is None:
             self._warn(kind, name, f"{_title(kind, name)} of {_owner(claim)} has no module {claim.module}")
             return ""
-        return _first_line(source)
+        # Several signals share a module; each says in its own docstring what it is.
+        return _class_line(source, claim.attr) if kind == "signals" else _first_line(source)
 
     def load_file(self, path: Path) -> FilePlugin:
         """Import a single file and register every method, signal, surrogate and backbone class it defines.
@@ -173,7 +177,7 @@ def _execute(path: Path, content: bytes, sha256: str) -> ModuleType:
     sys.modules[module_name] = module  # dataclasses and pydantic look a class's module up while it is being defined
     try:
         exec(compile(content, str(path), "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise PluginError(f"plugin {path}{_line(error, path)}: {_cause(error)}") from error
     return module
@@ -189,6 +193,10 @@ def _parts(path: Path, module: ModuleType) -> dict[tuple[Kind, str], type]:
             continue
         name = getattr(found, "name", None)
         name = name if isinstance(name, str) else path.stem
+        if kind == "methods" and name in RESERVED:
+            raise PluginError(
+                f"plugin {path}: {name!r} means something else to the command line; give {found.__name__} another `name`"
+            )
         if parts.setdefault((kind, name), found) is not found:
             both = f"{parts[kind, name].__name__} and {found.__name__}"
             raise PluginError(f"plugin {path}: {both} are both called {name!r}; give each class its own `name`")
@@ -258,13 +266,23 @@ def _find_spec(module: str, locations: Iterable[str] | None) -> ModuleSpec | Non
     return None
 
 
+def _class_line(source: Path, name: str) -> str:
+    """First line of a class's docstring; of the module's where there is none."""
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    return ((ast.get_docstring(classes[0]) if classes else None) or _first_line(source)).partition("\n")[0]
+
+
 def _first_line(source: Path) -> str:
     """First line of the docstring, from the head of the file only."""
     try:
         with tokenize.open(source) as file:
             for token in tokenize.generate_tokens(file.readline):
                 if token.type == tokenize.STRING:
-                    text = literal_eval(token.string)
+                    text = ast.literal_eval(token.string)
                     return text.strip().partition("\n")[0] if isinstance(text, str) else ""
                 if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT):
                     return ""

@@ -174,6 +174,6 @@ class EffortSignal:
     def _backbone(self, context: Context) -> Any:
         if not isinstance(context.backbone, HasEffort):
             raise RecommenderError(
-                f"backbone {context.run.backbone} has no effort score; set method.use_effort=false, or prune for a backbone that has one, e.g. bigrec"
+                f"backbone {context.run.backbone} has no effort score; choose settings that need none (dealrec: method.use_effort=false, goracs: method.lam=0), or prune for a backbone that has one, e.g. bigrec"
             )
         return context.backbone

@@ -10,7 +10,9 @@ from prunebench.recommenders.base import RecommenderError
 
 
 def keep_scores(work: Workspace, ids: np.ndarray, scores: np.ndarray) -> None:
-    """Write an artefact that is one array whose first axis is the samples'."""
+    """Write an artefact that is one array whose first axis is the samples'. Raises RecommenderError where it is not."""
+    if len(scores) != len(ids):
+        raise RecommenderError(f"{len(scores)} scores for {len(ids)} samples: a signal must give one for each")
     np.savez(work.folder / "scores.npz", ids=ids, scores=scores)
 
 
@@ -23,4 +25,4 @@ def scores_of(artefact: Artefact, context: Context) -> np.ndarray:
             raise RecommenderError(
                 f"stored {artefact.stage} scores do not cover these samples; remove {artefact.folder} and run again"
             )
-        return arrays["scores"][where].astype(np.float32)
+        return arrays["scores"][where].astype(np.float32, copy=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from prunebench.benchmark.blame import blaming
 from prunebench.benchmark.config import NO_METHOD, RunConfig, build
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import Reporter
@@ -19,6 +21,8 @@ from prunebench.datasets.schema import Queries, RecDataset, Samples
 from prunebench.recommenders.base import Backbone, Config, RecommenderError, Request
 from prunebench.recommenders.runtime import Runtime
 
+OF_TITLES = ("llm", "title_vectors")
+"""Signals every data set's titles give; what is made with them says whether a method uses text."""
 STOP_USERS = 512
 """Validation users kept for early stopping, the same for every method (protocol, FACTS §9)."""
 
@@ -78,6 +82,11 @@ def split_validation(queries: Queries) -> tuple[Queries, Queries]:
     return queries.take(np.sort(order[stop:])), queries.take(np.sort(order[:stop]))
 
 
+def users_digest(queries: Queries) -> str:
+    """Which users these are: what reads validation users depends on how they were split."""
+    return hashlib.sha256(queries.users.astype("<i8").tobytes()).hexdigest()[:16]
+
+
 @dataclass
 class Graph:
     """Resolves requests to artefacts for one run: dependencies first, each built at most once, every use in the lineage."""
@@ -90,7 +99,7 @@ class Graph:
     reads: dict[str, list[str]] = field(default_factory=dict)
     """Who read which part of the data: stage name → parts."""
     models: set[str] = field(default_factory=set)
-    """Which of the run's models, ``surrogate`` and ``backbone``, had a part: those that a provider's key names."""
+    """What had a part: ``surrogate`` and ``backbone``, those that a provider's key names, and ``text``, sentence vectors."""
 
     @cached_property
     def data_key(self) -> dict[str, str]:
@@ -142,10 +151,14 @@ class Graph:
             key["plugin"] = code
         self.reads[request.name] = [*dict.fromkeys([*self.reads.get(request.name, []), *reads])]
         self.models |= {"surrogate", "backbone"} & key.keys()
+        if request.name not in OF_TITLES and (
+            set(reads) == {"titles"} or any(need.name == "title_vectors" for need in needs.values())
+        ):
+            self.models.add("text")
 
         def make(work: Workspace) -> dict[str, Any] | None:
             inputs = self.values(needs)
-            with self.reporter.stage(request.name) as report:
+            with self.reporter.stage(request.name) as report, blaming(f"signal {request.name}"):
                 return provider.build(
                     config,
                     replace(context, inputs=inputs, runtime=replace(context.runtime, report=report, saved=work.keep)),

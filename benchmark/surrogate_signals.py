@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from prunebench.benchmark.scores import keep_scores, scores_of
-from prunebench.benchmark.signals import Context
+from prunebench.benchmark.signals import Context, users_digest
 from prunebench.benchmark.store import Artefact, Workspace
 from prunebench.methods.influence import InfluenceConfig, influence
 from prunebench.methods.scores import EL2NConfig, ForgettingConfig, GraNdConfig
@@ -53,7 +53,8 @@ class SurrogateSignal:
         return {}
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
-        return surrogate_key(context, config.epochs)
+        stopping = {} if config.epochs else {"users": users_digest(context.stop)}
+        return {**surrogate_key(context, config.epochs), **stopping}
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
         runtime = run_runtime(context.runtime, config.run)

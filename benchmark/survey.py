@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from prunebench.benchmark.commands import clean_output, job_choices, print_json, workbench
-from prunebench.benchmark.config import Choices, ConfigError, Seeds, read_file
+from prunebench.benchmark.config import SECTIONS, Choices, ConfigError, Seeds, read_file
 from prunebench.benchmark.errors import explain
 from prunebench.benchmark.records import selection_facts
 from prunebench.benchmark.workbench import Workbench, describe
 from prunebench.datasets.schema import RecDataset
 from prunebench.leaderboard.record import total
 from prunebench.leaderboard.tables import MISSING, duration, escape, markdown_table, memory, percent
+from prunebench.recommenders.runtime import Cancelled
 
 ALL_SAMPLES = "full"
 BASELINES = ("random", "dealrec")
@@ -37,16 +38,28 @@ class Job:
     file: dict[str, Any]
     seed: int
 
-    def own(self, method: str) -> list[str]:
-        """What was set for this method alone, e.g. ``less.epochs=1``, without its name."""
-        return [setting.removeprefix(f"{method}.") for setting in self.settings if setting.startswith(f"{method}.")]
+    def settings_of(self, method: str | None) -> list[str]:
+        """What was set for this method alone, e.g. ``less.epochs=1``, or (None) for all alike."""
+        owners = {name: f"{name}." for name in self.bench.registry.names("methods") if name not in SECTIONS}
+        if method is not None:
+            return [text for text in self.settings if text.startswith(owners[method])]
+        return [text for text in self.settings if not text.startswith(tuple(owners.values()))]
 
     def resolve(self, method: str) -> Any:
-        methods = self.bench.registry.names("methods")
-        common = [setting for setting in self.settings if setting.partition(".")[0] not in methods]
-        settings = (*common, *(f"method.{setting}" for setting in self.own(method)))
+        settings = (*self.settings_of(None), *self.settings_of(method))
         choices = Choices(**{**self.base, "method": method, "dataset": self.dataset})
         return self.bench.resolve(choices, settings, self.file, Seeds.all(self.seed), select_only=True)
+
+    def check(self) -> None:
+        """Every method's settings and what it asks for, before anything is built. Raises what a run would."""
+        for setting in self.settings:
+            named = setting.partition(".")[0]
+            if named == "method":
+                raise ConfigError(f"--set {setting!r}: say whose it is, e.g. {self.methods[-1]}.{setting[7:]}")
+            if named in self.bench.registry.names("methods") and named not in (*self.methods, *SECTIONS):
+                raise ConfigError(f"--set {setting!r}: {named} is not among the methods surveyed; name it in --methods")
+        for method in self.methods:
+            self.resolve(method)
 
 
 def survey(
@@ -70,12 +83,8 @@ def survey(
         jobs = [
             Job(bench, name, chosen, base, settings, file, seed or 0) for name in dict.fromkeys(datasets or ("mini",))
         ]
-        for setting in settings:
-            named = setting.partition(".")[0]
-            if named in bench.registry.names("methods") and named not in chosen:
-                raise ConfigError(f"--set {setting!r}: {named} is not among the methods surveyed; name it in --methods")
         for job in jobs:
-            bench.dataset(job.dataset)
+            job.check()
         surveys = []
         for job in jobs:
             surveys.append(_survey(job))
@@ -133,6 +142,7 @@ def _survey(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "backbone": resolved.backbone,
         "surrogate": resolved.surrogate,
+        "settings": job.settings_of(None),
         "device": describe(job.bench.torch_device),
         "planted": _shares(dataset, samples.ids),
         "rows": rows,
@@ -143,7 +153,7 @@ def _row(job: Job, method: str, kept: dict[str, np.ndarray]) -> dict[str, Any]:
     """Prune with one method. Its ids go to ``kept``; what it raises is told in one line and stops nobody else."""
     row: dict[str, Any] = {
         "method": method,
-        "settings": job.own(method),
+        "settings": [text.partition(".")[2] for text in job.settings_of(method)],
         "uses": None,
         "seconds": None,
         "pretraining_s": None,
@@ -153,7 +163,9 @@ def _row(job: Job, method: str, kept: dict[str, np.ndarray]) -> dict[str, Any]:
     try:
         resolved, dataset, _ = job.resolve(method)
         pruned, stages = job.bench.prune(resolved, dataset)
-    except Exception as error:
+    except Cancelled:
+        raise
+    except (Exception, SystemExit) as error:
         return {**row, "error": explain(error)[0]}
     kept[method] = pruned.selection.ids
     costs = total(stages)
@@ -200,6 +212,8 @@ def markdown(survey: dict[str, Any]) -> str:
         " Memory is the peak of the process, with what methods before left in it.",
         f"As random, as dealrec: share of the budget both chose; two random draws share {percent(share)}.",
     ]
+    if survey["settings"]:
+        facts.append(f"Set for all: {escape(', '.join(survey['settings']))}.")
     if planted:
         shares = " and ".join(f"{percent(planted[name])} {called}" for name, called in PLANTED.items())
         facts.append(f"Planted among all samples: {shares}.")

@@ -22,8 +22,9 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
 
 
 def row(name: str, ours: tuple[float, Any], reference: tuple[float, Any]) -> dict[str, Any]:
-    """Raises RecommenderError where the two results differ by more than a thousandth of the largest."""
+    """Raises RecommenderError where the results differ: numbers by over a thousandth of the largest, choices at all."""
     here, there = np.asarray(ours[1]), np.asarray(reference[1])
-    if here.shape != there.shape or np.abs(here - there).max() > AGREEMENT * np.abs(there).max():
+    within = 0.0 if np.issubdtype(there.dtype, np.integer) else AGREEMENT * np.abs(there).max()
+    if here.shape != there.shape or np.abs(here - there).max() > within:
         raise RecommenderError(f"{name}: our result disagrees with the plain reference, so the times mean nothing")
     return {"name": name, "ours_s": ours[0], "reference_s": reference[0], "ratio": reference[0] / ours[0]}

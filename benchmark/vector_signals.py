@@ -17,7 +17,7 @@ from prunebench.recommenders.base import Config, Float32, HasUserVectors, Recomm
 from prunebench.recommenders.encoder import SentenceEncoder
 from prunebench.recommenders.resumable import in_chunks
 from prunebench.recommenders.runtime import Runtime
-from prunebench.recommenders.user_texts import TextReader, mean_title_vectors, unit_rows, user_texts
+from prunebench.recommenders.user_texts import TextReader, mean_title_vectors, title_tokens, unit_rows, user_texts
 
 CHUNK = 2048
 """Users read between two points a killed run can continue from; half a minute of the packaged encoder on two cores."""
@@ -40,10 +40,10 @@ class UserVectorsSignal:
     def needs(self, config: Config, context: Context) -> dict[str, Request]:
         if config.source == "surrogate":
             return {"surrogate": Request("surrogate")}
-        return _with_vectors(context).needs("effort")
+        return _with_vectors(context).needs("vectors")
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
-        return {} if config.source == "surrogate" else backbone_key(context, _with_vectors(context), "effort")
+        return {} if config.source == "surrogate" else backbone_key(context, _with_vectors(context), "vectors")
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
         samples = context.samples
@@ -109,10 +109,10 @@ class ValidationTextVectorsSignal:
             )
         if config.source != "backbone":
             return {"title_vectors": Request("title_vectors")}
-        return _with_vectors(context).needs("effort")
+        return _with_vectors(context).needs("vectors")
 
     def key(self, config: TextConfig, context: Context) -> dict[str, Any]:
-        return {} if config.source != "backbone" else backbone_key(context, _with_vectors(context), "effort")
+        return {} if config.source != "backbone" else backbone_key(context, _with_vectors(context), "vectors")
 
     def build(self, config: TextConfig, context: Context, work: Workspace) -> dict[str, Any]:
         sequences = context.select.histories.join(context.select.targets)
@@ -137,7 +137,8 @@ class ValidationTextVectorsSignal:
 def _read_by_encoder(sequences: Sequences, context: Context, work: Workspace) -> Float32:
     """Unit vectors of the rows' texts, float32 [n, d]: each text once, and only the newest titles if not all fit."""
     encoder: SentenceEncoder = context.inputs["title_vectors"].encoder
-    texts = user_texts(encoder.tokenizer, context.dataset.titles, sequences, encoder.window)
+    titles = context.dataset.titles
+    texts = user_texts(title_tokens(encoder.tokenizer, titles), titles, sequences, encoder.window)
     # By length, so that a batch pads little.
     distinct = sorted(set(texts), key=lambda text: (len(text), text))
 

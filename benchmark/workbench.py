@@ -102,6 +102,8 @@ class Workbench:
             "surrogate": self.registry.resolve("surrogates", choices.surrogate).Config,
             "llm": CatalogueConfig,
         }
+        own = f"{choices.method}."
+        settings = tuple(f"method.{text.removeprefix(own)}" if text.startswith(own) else text for text in settings)
         asked = parse_settings(
             settings, {**{name: _keys(kind) for name, kind in kinds.items()}, "seeds": [*Seeds.model_fields]}
         )

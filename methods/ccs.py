@@ -28,7 +28,7 @@ class CCSConfig(Config):
     beta: float = Field(
         default=0.3, ge=0, lt=1, allow_inf_nan=False, description="β, share of the hardest samples dropped first"
     )
-    groups: int = Field(default=50, ge=1, description="k, strata of equal width")
+    groups: int = Field(default=50, ge=1, le=1_000_000, description="k, strata of equal width")
 
     @field_validator("importance_config")
     @classmethod

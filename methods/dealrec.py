@@ -42,7 +42,9 @@ class DEALRec(Method):
             alias="lambda",
             description="λ, weight of the effort score; Games 0.3, MicroLens-50K and Book 1.0 (searched in 0.1 … 2)",
         )
-        groups: int = Field(default=50, ge=1, description="K, strata of equal score width (searched in 25, 50, 75)")
+        groups: int = Field(
+            default=50, ge=1, le=1_000_000, description="K, strata of equal score width (searched in 25, 50, 75)"
+        )
         hard_prune: float = Field(
             default=0.1,
             ge=0,

@@ -51,6 +51,11 @@ class GORACS(Method):
             default="encoder",
             description="what reads the users' titles: the sentence encoder, all at once or (titles) as the mean of single ones, or the LLM",
         )
+        validation_users: int | None = Field(
+            default=None,
+            ge=1,
+            description="as many of the validation users that may be read, at random; null: all. Memory is 4 bytes × n × these",
+        )
         exchanges: int = Field(default=100, ge=0, description="most swaps of the refinement; 0: the greedy start alone")
         candidates: int = Field(
             default=30, ge=1, description="samples considered for leaving, and as many for entering, at each swap"
@@ -90,13 +95,16 @@ class GORACS(Method):
         if budget in (0, len(samples)):
             return selection.selection(samples, np.arange(budget))
         _check(samples, evidence)
+        config, validation = self.config, evidence["validation"]
+        if config.validation_users is not None:
+            drawn = runtime.rng("goracs", "validation users").permutation(len(validation))[: config.validation_users]
+            validation = validation[np.sort(drawn)]
         # Positions by id: rounding in products and ties within the solver then never depend on the samples' order.
         order = np.argsort(samples.ids)
         effort = evidence["effort"][order] if "effort" in evidence else None
-        cost = cost_matrix(evidence["vectors"][order], evidence["validation"], effort, self.config.lam, runtime)
+        cost = cost_matrix(evidence["vectors"][order], validation, effort, config.lam, runtime)
         priorities = selection.priorities(samples.ids[order], runtime.derive("goracs ties"))
         start = cover(cost, budget, priorities, runtime)
-        config = self.config
         refined = refine(cost, start, config.exchanges, config.candidates, config.patience, priorities, runtime)
         return selection.selection(
             samples,

@@ -25,7 +25,9 @@ class Moderate(VectorMethod):
     class Config(VectorConfig):
         """Moderate's one hyper-parameter."""
 
-        clusters: int = Field(default=10, ge=1, description="clusters that stand in for the paper's classes")
+        clusters: int = Field(
+            default=10, ge=1, le=1_000_000, description="clusters that stand in for the paper's classes"
+        )
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """The ``budget`` samples nearest the median distance; ties by the hash of (seed, id)."""

@@ -26,11 +26,13 @@ class RecRanker(VectorMethod):
     class Config(VectorConfig):
         """RecRanker's hyper-parameters, as released."""
 
-        clusters: int = Field(default=10, ge=1, description="clusters of the second draw")
+        clusters: int = Field(default=10, ge=1, le=1_000_000, description="clusters of the second draw")
         share: float = Field(
             default=0.6, gt=0, le=1, description="size of each of the two draws, as part of the budget"
         )
-        penalty: float = Field(default=0.95, gt=0, le=1, description="weight of a user that both draws took")
+        penalty: float = Field(
+            default=0.95, gt=0, le=1, allow_inf_nan=False, description="weight of a user that both draws took"
+        )
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """The final draw. The notes say how large the two draws were and how many users both took."""

@@ -39,7 +39,7 @@ class TFDCon(VectorMethod):
             default="encoder",
             description="what reads the user's titles: the sentence encoder, all at once or (titles) as the mean of single ones, or the LLM",
         )
-        clusters: int | None = Field(default=None, ge=1, description="K; null: as many as the budget")
+        clusters: int | None = Field(default=None, ge=1, le=1_000_000, description="K; null: as many as the budget")
 
     def requests(self) -> dict[str, Request]:
         """``user_vectors``; and with α > 0 ``user_text_vectors``, float32 [n, d] each."""

@@ -54,8 +54,13 @@ def cost_matrix(vectors: NDArray, targets: NDArray, effort: NDArray | None, weig
     ``vectors`` [n, d] and ``targets`` [m, d]; ``effort`` g ≥ 0 [n] or None, ``weight`` λ. A maximum of 0 divides nothing;
     where all costs are equal they are zeros. Distances are computed in float64.
     """
-    n = len(vectors)
-    cost = np.empty((n, len(targets)), np.float32)
+    n, m = len(vectors), len(targets)
+    try:
+        cost = np.empty((n, m), np.float32)
+    except MemoryError:
+        raise MethodError(
+            f"transport costs of {n:,} samples × {m:,} validation users take {4e-9 * n * m:,.0f} GB, more than there is; set method.validation_users lower"
+        ) from None
     right = np.asarray(targets, np.float64)
     lengths, squares = (np.einsum("ij,ij->i", x, x, dtype=np.float64) for x in (vectors, targets))
     # What two equal float32 vectors may differ by: rounding must not pass for distance.

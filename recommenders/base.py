@@ -16,7 +16,8 @@ from prunebench.recommenders.derivatives import Objective
 from prunebench.recommenders.runtime import Runtime
 
 Float32 = NDArray[np.float32]
-Stage = Literal["effort", "fit", "recommend"]
+Stage = Literal["effort", "errors", "vectors", "alignment", "fit", "recommend"]
+"""What a backbone is asked to do: score or read samples before fine-tuning (the first four, where it can), fit, rank."""
 
 
 class RecommenderError(ValueError):

@@ -30,9 +30,9 @@ def in_chunks(
     """
     parts = []
     for start in range(0, count, size):
-        part = folder / f"{name}-{start:09d}.npy"
+        positions = np.arange(start, min(start + size, count), dtype=np.int64)
+        part = folder / f"{name}-{start:09d}-{len(positions)}.npy"
         if not part.exists():
-            positions = np.arange(start, min(start + size, count), dtype=np.int64)
             # Under another name first: a killed process leaves no half-written part behind.
             half = part.with_suffix(".half.npy")
             np.save(half, compute(positions, _shifted(runtime, start, count)))

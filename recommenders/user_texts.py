@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from prunebench.datasets.schema import Sequences
@@ -16,17 +17,21 @@ TextReader = Literal["encoder", "titles", "backbone"]
 SEPARATOR = "; "
 
 
-def user_texts(tokenizer: Any, titles: tuple[str, ...], histories: Sequences, room: int) -> list[str]:
-    """Each user's titles joined by "; ", as many of the latest as fit ``room`` tokens, at least the last one.
-
-    Tokens are counted title by title, with a separator each, so a text may come out a few tokens short of ``room``.
-    """
+def title_tokens(tokenizer: Any, titles: tuple[str, ...]) -> NDArray[np.int64]:
+    """Tokens of each title with a separator behind it, int64 [n_items]."""
     distinct = {title: row for row, title in enumerate(dict.fromkeys(titles))}
     pieces = tokenizer([title + SEPARATOR for title in distinct], add_special_tokens=False)["input_ids"]
     cost = np.fromiter(map(len, pieces), np.int64, len(pieces))
-    cost_of_item = cost[np.fromiter((distinct[title] for title in titles), np.int64, len(titles))]
+    return cost[np.fromiter((distinct[title] for title in titles), np.int64, len(titles))]
+
+
+def user_texts(tokens: NDArray[np.int64], titles: tuple[str, ...], histories: Sequences, room: int) -> list[str]:
+    """Each user's titles joined by "; ", as many of the latest as fit ``room`` tokens, at least the last one.
+
+    ``tokens`` are ``title_tokens``: a text may come out a few tokens short of ``room``.
+    """
     row, ends = histories.rows_of_items(), histories.offsets[1:]
-    spent = np.concatenate([[0], np.cumsum(cost_of_item[histories.items])])
+    spent = np.concatenate([[0], np.cumsum(tokens[histories.items])])
     # Tokens of this title and all later ones of its row.
     fits = spent[ends[row]] - spent[:-1] <= room
     fits[ends[histories.lengths > 0] - 1] = True

@@ -28,7 +28,7 @@ from prunebench.recommenders.bigrec.config import BIGRecConfig
 from prunebench.recommenders.bigrec.model import embed_texts
 from prunebench.recommenders.resumable import in_chunks
 from prunebench.recommenders.runtime import Runtime
-from prunebench.recommenders.user_texts import user_texts
+from prunebench.recommenders.user_texts import title_tokens, user_texts
 
 DATASET = make_dataset()
 RUNTIME = Runtime(seed=3)
@@ -72,7 +72,7 @@ def test_user_vectors_are_the_last_token_of_the_titles(llm: Path) -> None:
 def test_the_oldest_titles_are_dropped_first(llm: Path, room: int) -> None:
     tokenizer = backbone(llm).tokenizer
     rows = [[], [5], list(range(12)), [7] * 100]
-    texts = user_texts(tokenizer, TITLES, Sequences.from_rows(rows), room)
+    texts = user_texts(title_tokens(tokenizer, TITLES), TITLES, Sequences.from_rows(rows), room)
     for row, text in zip(rows, texts, strict=True):
         fitting = [
             kept
@@ -90,7 +90,7 @@ def test_a_huge_history_fits_the_window(llm: Path) -> None:
     made = backbone(llm, cutoff=16)
     huge = np.arange(5000, dtype=np.int32) % 25
     vectors = made.user_vectors(Sequences.from_rows([huge.tolist(), [1]]), RUNTIME)
-    fitted = user_texts(made.tokenizer, TITLES, Sequences.from_rows([huge.tolist()]), 15)
+    fitted = user_texts(title_tokens(made.tokenizer, TITLES), TITLES, Sequences.from_rows([huge.tolist()]), 15)
     assert 2 <= fitted[0].count(";") + 1 < 8
     expected = embed_texts(made.base(RUNTIME), made.tokenizer, fitted, 64, RUNTIME)
     np.testing.assert_allclose(vectors[:1], expected, rtol=1e-4, atol=1e-5)

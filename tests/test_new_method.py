@@ -78,6 +78,9 @@ def test_what_is_written_passes_its_test_and_prunes_mini(bench: Bench, tmp_path:
         ("ccs", "method 'ccs' is already taken by prunebench; choose another name, e.g. my_ccs"),
         ("json", "json.py would hide the Python module 'json'"),
         ("numpy", "would hide the Python module 'numpy'"),
+        ("none", "'none' means something else to bench"),
+        ("llm", "means something else to bench"),
+        ("test_mine", "means something else to bench, pytest"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(bench: Bench, tmp_path: Path, name: str, said: str) -> None:
@@ -116,7 +119,7 @@ def test_a_disk_that_fails_half_way_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["request", "method", "np", "config", "a__b1", "samples"])
+@pytest.mark.parametrize("name", ["request", "np", "config", "a__b1", "samples", "true"])
 def test_the_class_hides_nothing_that_the_file_imports(bench: Bench, tmp_path: Path, name: str) -> None:
     made = json.loads(bench("new-method", name, "--json")[1])
     source = (tmp_path / f"{name}.py").read_text()

@@ -192,6 +192,10 @@ def test_a_setting_may_be_one_methods_own(bench: Bench) -> None:
         (("--set", "surrogate.epoch=2"), "epochs"),
         (("--backbone", "populer"), "popular"),
         (("--methods", "random", "--set", "moderate.clusters=3"), "not among the methods surveyed"),
+        (("--methods", "random,ccs", "--set", "ccs.betta=0.2"), "did you mean beta"),
+        (("--methods", "random,ccs", "--set", "ccs.beta=7"), "less than 1"),
+        (("--methods", "random,ccs", "--set", "ccs"), "write it as key=value"),
+        (("--methods", "random,ccs", "--set", "method.beta=0.2"), "ccs.beta=0.2"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_built(

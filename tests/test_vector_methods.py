@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prunebench.datasets.schema import RecDataset, Samples, Sequences
-from prunebench.methods import selection
+from prunebench.methods import recranker, selection
 from prunebench.methods.base import Evidence, MethodError
 from prunebench.methods.clustering import kmeans
 from prunebench.methods.herding import Herding
@@ -204,16 +204,23 @@ def test_recranker_favours_the_active() -> None:
     assert 0.35 < np.mean(kept) < 0.55
 
 
-def test_recranker_penalises_who_is_drawn_twice() -> None:
+def test_recranker_penalises_who_is_drawn_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half the candidates are drawn twice: with a harsh penalty they are the last to be kept."""
+    finals: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def watched(weights: np.ndarray, ids: np.ndarray, budget: int, seed: int) -> np.ndarray:
+        finals.append((weights, ids))
+        return selection.weighted(weights, ids, budget, seed)
+
+    monkeypatch.setattr(recranker, "weighted", watched)
     samples = of_lengths([2] * 50)
     built, evidence = made(RecRanker, samples, share=0.9, penalty=1e-12)
-    plain, _ = made(RecRanker, samples, share=0.9, penalty=1.0)
-    harsh, mild = (method.select(samples, evidence, 30, Runtime()) for method in (built, plain))
-    assert harsh.notes == mild.notes
-    once = 2 * (int(harsh.notes["drawn_each"]) - int(harsh.notes["drawn_twice"]))
-    assert once < 30
-    assert not np.array_equal(harsh.ids, mild.ids)
+    chosen = built.select(samples, evidence, 30, Runtime())
+    weights, ids = finals[-1]
+    once = ids[weights == 1]
+    assert set(weights.tolist()) == {1.0, 1e-12}
+    assert len(once) == 2 * (int(chosen.notes["drawn_each"]) - int(chosen.notes["drawn_twice"])) < 30
+    assert set(once.tolist()) < set(chosen.ids.tolist())
 
 
 def test_one_user_with_a_huge_history() -> None:

@@ -26,7 +26,7 @@ from prunebench.recommenders import encoder as encoder_module
 from prunebench.recommenders.base import Config, RecommenderError, Request
 from prunebench.recommenders.encoder import EncoderConfig, SentenceEncoder
 from prunebench.recommenders.runtime import Runtime
-from prunebench.recommenders.user_texts import SEPARATOR, user_texts
+from prunebench.recommenders.user_texts import SEPARATOR, title_tokens, user_texts
 
 TRAIN = [[0, 1], [2], [3, 0, 1, 2, 3], [0, 1], [], [1, 3, 2]]
 VALID = [[2], [1, 0], [], [], [3], []]
@@ -231,7 +231,7 @@ def test_the_packaged_encoder_sees_the_newest_titles() -> None:
     encoder = SentenceEncoder(EncoderConfig())
     titles = (*(f"Half-Life {number}: Source, game of the year edition" for number in range(60)), "Doom")
     histories = Sequences.from_rows([list(range(1, 61)), list(range(61)), [60]])
-    texts = user_texts(encoder.tokenizer, titles, histories, encoder.window)
+    texts = user_texts(title_tokens(encoder.tokenizer, titles), titles, histories, encoder.window)
     assert texts[0] == texts[1]
     assert texts[0].endswith("Half-Life 59: Source, game of the year edition; Doom")
     assert texts[2] == "Doom"

@@ -46,6 +46,7 @@ from prunebench.recommenders.bigrec.training import train
 from prunebench.recommenders.gradients import gradient_norms
 from prunebench.recommenders.grounding import Grounding
 from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.user_texts import title_tokens
 
 PROBES = 4
 REPORT = "report.json"
@@ -62,6 +63,8 @@ class BIGRec:
     def __init__(self, config: BIGRecConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources
         self._item_vectors: Float32 | None = None
+        self._base: Any = None
+        self._start: tuple[int, Any, PromptBuilder] | None = None
 
     def needs(self, stage: Stage) -> dict[str, Request]:
         needs = {"llm": Request("llm", {"name": self.config.llm})}
@@ -71,8 +74,10 @@ class BIGRec:
 
     def key(self, stage: Stage) -> dict[str, Any]:
         """Settings that decide a stage's result. The LLM comes in through ``needs``, the fit as what is loaded."""
-        key = self.config.model_dump(mode="json", include=set(STAGE_KEYS[stage])) | {"item_noun": self.noun}
-        if stage != "recommend" and self.config.start_adapter is not None:
+        key = self.config.model_dump(mode="json", include=set(STAGE_KEYS[stage]))
+        if "item_noun" in STAGE_KEYS[stage]:
+            key["item_noun"] = self.noun
+        if "start_adapter" in STAGE_KEYS[stage] and self.config.start_adapter is not None:
             key["start_adapter_digest"] = adapter_digest(self.config.start_adapter)
         return key
 
@@ -92,6 +97,17 @@ class BIGRec:
 
     def base(self, runtime: Runtime) -> Any:
         return load_base(self.llm, self.config.precision, runtime.device)
+
+    def starting(self, runtime: Runtime) -> tuple[Any, PromptBuilder]:
+        """The LLM with its adapter as it starts, and its prompts: read but never trained, so kept for the next samples."""
+        if self._start is None or self._start[0] != runtime.seed:
+            model = add_adapter(self.base(runtime), self.config, runtime)
+            self._start = runtime.seed, model, self.prompts(model)
+        return self._start[1:]
+
+    @cached_property
+    def title_tokens(self) -> NDArray[np.int64]:
+        return title_tokens(self.tokenizer, self.resources.dataset.titles)
 
     def prompts(self, model: Any) -> PromptBuilder:
         config, dataset = self.config, self.resources.dataset
@@ -142,8 +158,8 @@ class BIGRec:
         L is the sum (or mean) of −log P over the tokens ``loss_on`` counts; dropout is off. φ: all adapter parameters,
         or as released only ``lora_B`` of the last layer's ``v_proj``.
         """
-        model = add_adapter(self.base(runtime), self.config, runtime)
-        prompts = self.prompts(model).with_answers(samples.histories, samples.targets, self.config.loss_on)
+        model, builder = self.starting(runtime)
+        prompts = builder.with_answers(samples.histories, samples.targets, self.config.loss_on)
         layers = effort_layers(model, self.config.effort_scope)
         return efforts(model, prompts, layers, self.config, runtime)
 
@@ -153,15 +169,19 @@ class BIGRec:
 
         The oldest titles are dropped where a text exceeds ``cutoff`` or the LLM's window.
         """
-        model, config, titles = self.base(runtime), self.config, self.resources.dataset.titles
+        if self._base is None:
+            self._base = self.base(runtime)
+        model, config, titles = self._base, self.config, self.resources.dataset.titles
         room = min(config.cutoff, window(model) or config.cutoff)
-        return user_vectors(model, self.tokenizer, titles, histories, room, config.batch_tokens, runtime)
+        return user_vectors(
+            model, self.tokenizer, titles, self.title_tokens, histories, room, config.batch_tokens, runtime
+        )
 
     @global_generators_kept()
     def token_errors(self, samples: Samples, runtime: Runtime) -> Float32:
         """Mean over the answer's tokens of ‖softmax − onehot‖₂ at the adapter's start, float32 [n]."""
-        model = add_adapter(self.base(runtime), self.config, runtime)
-        prompts = self.prompts(model).with_answers(samples.histories, samples.targets, "answer")
+        model, builder = self.starting(runtime)
+        prompts = builder.with_answers(samples.histories, samples.targets, "answer")
         return token_errors(model, prompts, self.config.batch_tokens, runtime)
 
     @global_generators_kept()

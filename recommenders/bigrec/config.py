@@ -84,6 +84,9 @@ _TRAINING = (
 )
 STAGE_KEYS: dict[Stage, tuple[str, ...]] = {
     "effort": (*_MODEL, *_PROMPT, "loss_on", "effort_loss", "effort_scope"),
+    "errors": (*_MODEL, *_PROMPT),
+    "vectors": ("precision", "cutoff"),
+    "alignment": (*_MODEL, *_PROMPT, "loss_on", "lr", "batch", "micro_batch", "weight_decay"),
     "fit": (*_MODEL, *_PROMPT, "loss_on", *_TRAINING),
     "recommend": ("precision", *_PROMPT, "beams", "max_new_tokens", "grounding", "ground_beams"),
 }

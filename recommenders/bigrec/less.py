@@ -140,7 +140,11 @@ def mean_gradient(model: Any, weights: list[Tensor], prompts: Prompts, batch_tok
     for positions in prompts.batches(batch_tokens):
         runtime.checkpoint()
         loss = _losses(model, prompts.batch(positions).to(runtime.device)).sum()
-        total += parameters_to_vector(torch.autograd.grad(loss, weights)).double().cpu()
+        total += (
+            parameters_to_vector(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
+            .cpu()
+            .double()
+        )
         done += len(positions)
         runtime.report(done, len(prompts), "validation gradient")
     return (total / len(prompts)).float()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import Float32
@@ -20,6 +21,7 @@ def user_vectors(
     model: Any,
     tokenizer: Any,
     titles: tuple[str, ...],
+    tokens: NDArray[np.int64],
     histories: Sequences,
     room: int,
     batch_tokens: int,
@@ -29,7 +31,7 @@ def user_vectors(
 
     One token of ``room`` is left for a token that starts every text.
     """
-    texts = user_texts(tokenizer, titles, histories, room - 1)
+    texts = user_texts(tokens, titles, histories, room - 1)
     named = replace(runtime, report=lambda done, total, _: runtime.report(done, total, "embedding users"))
     return embed_texts(model, tokenizer, texts, batch_tokens, named)
 

@@ -37,7 +37,7 @@ class ContentKNN:
     """
 
     Config: ClassVar[type[ContentKNNConfig]] = ContentKNNConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses_samples: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("titles",)
 

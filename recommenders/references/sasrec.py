@@ -34,7 +34,7 @@ class SASRecBackbone:
     """SASRec trained on nothing but the given samples: with `--method full`, the honest rival of every LLM."""
 
     Config: ClassVar[type[SASRecBackboneConfig]] = SASRecBackboneConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses_samples: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("samples", "stop")
 

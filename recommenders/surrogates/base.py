@@ -140,7 +140,9 @@ class SequenceSurrogate(Network):
             self.windows(samples.sequences), samples.ids, lambda what: runtime.derive(self.name, what)
         )
         tokens = EVALUATION_TOKENS
-        if examples.negatives is None:
+        # Derivatives through a table derived from all items have a row of all items per look-up.
+        is_dense = bool(self.fixed_names) and self.items in names
+        if examples.negatives is None or is_dense:
             tokens = min(tokens, max(EVALUATION_CELLS // self.n_items, 1))
         return SequenceObjective(self, self.parameters, names, examples, tokens, runtime, self.fixed)
 

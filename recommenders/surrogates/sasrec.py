@@ -20,7 +20,7 @@ class SASRec(SequenceSurrogate):
     """
 
     Config: ClassVar[type[SASRecConfig]] = SASRecConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     name: ClassVar[str] = "sasrec"
     config: SASRecConfig
 
