@@ -22,22 +22,24 @@ from prunebench.recommenders.resumable import in_chunks
 from prunebench.recommenders.runtime import Runtime
 
 
+class NoSettings(Config):
+    """Of a signal that takes all it depends on from the backbone."""
+
+
 class TokenErrorsSignal:
     """Mean error of the LLM over the tokens of each sample's answer, float32 [n]: EL2N of a language model."""
 
-    class Config(Config):
-        pass
-
+    Config = NoSettings
     # A fresh adapter changes nothing yet, so no seed does.
     version, phase, seeded, reads = 1, "pruning", False, ("train", "titles")
 
-    def needs(self, config: Config, context: Context) -> dict[str, Request]:
+    def needs(self, config: NoSettings, context: Context) -> dict[str, Request]:
         return self._backbone(context).needs("errors")
 
-    def key(self, config: Config, context: Context) -> dict[str, Any]:
+    def key(self, config: NoSettings, context: Context) -> dict[str, Any]:
         return backbone_key(context, self._backbone(context), "errors")
 
-    def build(self, config: Config, context: Context, work: Workspace) -> None:
+    def build(self, config: NoSettings, context: Context, work: Workspace) -> None:
         backbone, samples = context.backbone_with(context.inputs), context.samples
 
         def errors(positions: np.ndarray, runtime: Runtime) -> np.ndarray:
@@ -46,7 +48,7 @@ class TokenErrorsSignal:
         scores = in_chunks(work.scratch, "token-errors", len(samples), errors, context.runtime)
         keep_scores(work, samples.ids, scores)
 
-    def load(self, config: Config, context: Context, artefact: Artefact) -> np.ndarray:
+    def load(self, config: NoSettings, context: Context, artefact: Artefact) -> np.ndarray:
         return scores_of(artefact, context)
 
     def _backbone(self, context: Context) -> Any:

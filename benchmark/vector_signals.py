@@ -23,29 +23,33 @@ CHUNK = 2048
 """Users read between two points a killed run can continue from; half a minute of the packaged encoder on two cores."""
 
 
+class UserVectorsConfig(Config):
+    """Whose vectors."""
+
+    source: Literal["surrogate", "backbone"] = Field(
+        "surrogate", description="what reads the sequence: the trained surrogate, or the LLM before fine-tuning"
+    )
+
+
 class UserVectorsSignal:
     """One vector per sample for the user's whole training sequence, float32 [n, d]."""
 
-    class Config(Config):
-        source: Literal["surrogate", "backbone"] = Field(
-            "surrogate", description="what reads the sequence: the trained surrogate, or the LLM before fine-tuning"
-        )
-
+    Config = UserVectorsConfig
     # Only a surrogate's training draws, and that is upstream.
     version, phase, seeded, reads = 1, "pruning", False, ("train", "titles")
 
-    def reads_with(self, config: Config) -> tuple[str, ...]:
+    def reads_with(self, config: UserVectorsConfig) -> tuple[str, ...]:
         return ("train",) if config.source == "surrogate" else self.reads
 
-    def needs(self, config: Config, context: Context) -> dict[str, Request]:
+    def needs(self, config: UserVectorsConfig, context: Context) -> dict[str, Request]:
         if config.source == "surrogate":
             return {"surrogate": Request("surrogate")}
         return _with_vectors(context).needs("vectors")
 
-    def key(self, config: Config, context: Context) -> dict[str, Any]:
+    def key(self, config: UserVectorsConfig, context: Context) -> dict[str, Any]:
         return {} if config.source == "surrogate" else backbone_key(context, _with_vectors(context), "vectors")
 
-    def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
+    def build(self, config: UserVectorsConfig, context: Context, work: Workspace) -> dict[str, Any]:
         samples = context.samples
         if config.source == "surrogate":
             vectors = context.inputs["surrogate"].user_vectors(samples.sequences, context.runtime)
@@ -54,7 +58,7 @@ class UserVectorsSignal:
         keep_scores(work, samples.ids, vectors)
         return {"dimensions": vectors.shape[1]}
 
-    def load(self, config: Config, context: Context, artefact: Artefact) -> Float32:
+    def load(self, config: UserVectorsConfig, context: Context, artefact: Artefact) -> Float32:
         return scores_of(artefact, context)
 
 

@@ -187,7 +187,7 @@ def test_signals_hold_what_the_backbone_says(llm: Path, tmp_path: Path) -> None:
     settings = AlignmentConfig(share=0.2, epochs=1)
     scores = made.alignment(samples, DATASET.queries("valid"), settings, RUNTIME, tmp_path / "alone")
     np.testing.assert_array_equal(built(LESSSignal(), settings, within, tmp_path / "less"), scores)
-    assert LESSSignal().key(settings, within)["settings"] == made.key("fit")
+    assert LESSSignal().key(settings, within)["settings"] == made.key("alignment")
     assert LESSSignal.reads == ("train", "select", "titles")
 
 

@@ -190,8 +190,8 @@ def test_the_backbone_reads_in_chunks(chunk: int, tmp_path: Path, monkeypatch: p
     context, config = context_of(), UserVectorsSignal.Config(source="backbone")
     vectors = value(UserVectorsSignal(), config, context, tmp_path)
     np.testing.assert_array_equal(vectors, [[0, 0], [5, 9], [0, 0], [3, 6]])
-    assert UserVectorsSignal().needs(config, context) == {"llm": Request("llm", {"name": "effort"})}
-    assert UserVectorsSignal().key(config, context)["settings"] == {"stage": "effort"}
+    assert UserVectorsSignal().needs(config, context) == {"llm": Request("llm", {"name": "vectors"})}
+    assert UserVectorsSignal().key(config, context)["settings"] == {"stage": "vectors"}
     assert UserVectorsSignal().key(config, context)["code"] == 7
     assert set(UserVectorsSignal().reads_with(config)) == {"train", "titles"}
 
