@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from prunebench.benchmark.harness import Harness
-from prunebench.benchmark.progress import Reporter
+from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.benchmark.workbench import Choices, Seeds, Workbench
 from prunebench.datasets.library import Library
 from prunebench.datasets.synthetic import MiniConfig, generate
@@ -41,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hashes(home: Path, *settings: str, seeds: Seeds | None = None, **choices: Any) -> dict[str, str]:
-    bench = Workbench(home, Reporter())
+    bench = Workbench(home, ConsoleReporter(Console(quiet=True), quiet=True))
     asked = Choices(**{"dataset": "one", "method": "random", "backbone": "popular", "budget": "20", **choices})
     run, dataset, _ = bench.resolve(asked, (*QUICK, *settings), {}, seeds or Seeds(), select_only=True)
     harness: Harness = bench.harness(run, dataset)
