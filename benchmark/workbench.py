@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from prunebench.benchmark.config import (
     NO_METHOD,
@@ -102,6 +103,11 @@ class Workbench:
             "surrogate": self.registry.resolve("surrogates", choices.surrogate).Config,
             "llm": CatalogueConfig,
         }
+        for name, kind in kinds.items():
+            if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+                raise ConfigError(
+                    f"{_label(name, choices)}: its Config must be a class derived from prunebench.recommenders.base.Config, not {kind!r}"
+                )
         own = f"{choices.method}."
         settings = tuple(f"method.{text.removeprefix(own)}" if text.startswith(own) else text for text in settings)
         asked = parse_settings(

@@ -208,6 +208,16 @@ def test_a_mistake_is_told_before_anything_is_built(
     assert built(home) == before
 
 
+def test_a_method_without_settings_of_our_kind_is_told_so(bench: Bench, tmp_path: Path) -> None:
+    plugin = tmp_path / "bare.py"
+    plugin.write_text(
+        "from prunebench.methods.base import Method\nclass Bare(Method):\n    Config = None\n    select = print\n"
+    )
+    code, out, err = bench("prune", "--dataset", "small", "--method", "bare", "--plugin", str(plugin), plugin=False)
+    assert (code, out) == (2, "")
+    assert "method bare: its Config must be a class" in err
+
+
 def test_all_methods_but_full_are_surveyed_by_default(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     from prunebench.benchmark.workbench import Workbench
 
