@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prunebench.benchmark.providers import backbone_key
+from prunebench.benchmark.providers import able, backbone_key
 from prunebench.benchmark.scores import keep_scores, scores_of
 from prunebench.benchmark.signals import Context, users_digest
 from prunebench.benchmark.store import Artefact, Workspace
@@ -52,11 +52,11 @@ class TokenErrorsSignal:
         return scores_of(artefact, context)
 
     def _backbone(self, context: Context) -> Any:
-        if not isinstance(context.backbone, HasTokenErrors):
-            raise RecommenderError(
-                f"backbone {context.run.backbone} has no token errors; set method.signal=surrogate, or prune for a backbone that has them, e.g. bigrec"
-            )
-        return context.backbone
+        return able(
+            context,
+            HasTokenErrors,
+            "has no token errors; set method.signal=surrogate, or prune for a backbone that has them, e.g. bigrec",
+        )
 
 
 class LESSSignal:
@@ -84,8 +84,8 @@ class LESSSignal:
         return scores_of(artefact, context)
 
     def _backbone(self, context: Context) -> Any:
-        if not isinstance(context.backbone, HasAlignment):
-            raise RecommenderError(
-                f"backbone {context.run.backbone} has no adapter gradients for LESS; prune for a backbone that has them, e.g. bigrec, or choose another method"
-            )
-        return context.backbone
+        return able(
+            context,
+            HasAlignment,
+            "has no adapter gradients for LESS; prune for a backbone that has them, e.g. bigrec, or choose another method",
+        )

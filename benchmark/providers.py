@@ -124,6 +124,13 @@ class LLMSignal:
         return build(CatalogueConfig, context.run.llm_config, "the catalogue LLM")  # type: ignore[return-value]
 
 
+def able(context: Context, capability: type, otherwise: str) -> Any:
+    """The run's backbone, if it has the capability; else RecommenderError: which one has what not, and what to do."""
+    if not isinstance(context.backbone, capability):
+        raise RecommenderError(f"backbone {context.run.backbone} {otherwise}")
+    return context.backbone
+
+
 def backbone_key(context: Context, backbone: Any, stage: Stage) -> dict[str, Any]:
     """What of the run's backbone decides a signal made with it: its code, and the settings of that stage."""
     return {
@@ -172,8 +179,8 @@ class EffortSignal:
         return scores_of(artefact, context)
 
     def _backbone(self, context: Context) -> Any:
-        if not isinstance(context.backbone, HasEffort):
-            raise RecommenderError(
-                f"backbone {context.run.backbone} has no effort score; choose settings that need none (dealrec: method.use_effort=false, goracs: method.lam=0), or prune for a backbone that has one, e.g. bigrec"
-            )
-        return context.backbone
+        return able(
+            context,
+            HasEffort,
+            "has no effort score; choose settings that need none (dealrec: method.use_effort=false, goracs: method.lam=0), or prune for a backbone that has one, e.g. bigrec",
+        )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from prunebench.benchmark.providers import backbone_key
+from prunebench.benchmark.providers import able, backbone_key
 from prunebench.benchmark.scores import keep_scores, scores_of
 from prunebench.benchmark.signals import Context
 from prunebench.benchmark.store import Artefact, Workspace
@@ -168,8 +168,8 @@ def _read_by_backbone(sequences: Sequences, context: Context, work: Workspace) -
 
 
 def _with_vectors(context: Context) -> Any:
-    if not isinstance(context.backbone, HasUserVectors):
-        raise RecommenderError(
-            f"backbone {context.run.backbone} has no user vectors; take them from the surrogate and the sentence encoder, or prune for a backbone that has them, e.g. bigrec"
-        )
-    return context.backbone
+    return able(
+        context,
+        HasUserVectors,
+        "has no user vectors; take them from the surrogate and the sentence encoder, or prune for a backbone that has them, e.g. bigrec",
+    )
