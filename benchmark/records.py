@@ -26,7 +26,6 @@ from prunebench.leaderboard import record as schema
 
 logger = logging.getLogger(__name__)
 
-TRAINS_SURROGATE = {"surrogate", "trajectory"}
 METRICS_VERSION = 1
 PACKAGES = (
     "torch",
@@ -108,10 +107,10 @@ def selection_facts(outcome_or_samples: Any, pruned: Pruned, labels: np.ndarray 
     )
 
 
-def settings(run: RunConfig, stages: set[str]) -> dict[str, Any]:
-    """The resolved configuration by section, without seeds; of the surrogate only where the run's ``stages`` trained one."""
+def settings(run: RunConfig, uses: tuple[str, ...]) -> dict[str, Any]:
+    """The resolved configuration by section, without seeds; of the surrogate only where the selection ``uses`` one."""
     sections = {"method": run.method_config, "backbone": run.backbone_config}
-    if stages & TRAINS_SURROGATE:
+    if "surrogate" in uses:
         sections["surrogate"] = {"name": run.surrogate, **run.surrogate_config}
     if run.llm_config:
         sections["llm"] = run.llm_config
@@ -142,7 +141,7 @@ def keep(
             log_test_evaluation(store.home, known)
             return known, folder
     stages, killed = bill(store, roots)
-    config = settings(run, {stage.stage for stage in stages})
+    config = settings(run, outcome.pruned.uses)
     info = outcome.fitted.info
     record = schema.Record(
         run=name,
