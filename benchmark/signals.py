@@ -21,7 +21,7 @@ from prunebench.datasets.schema import Queries, RecDataset, Samples
 from prunebench.recommenders.base import Backbone, Config, RecommenderError, Request
 from prunebench.recommenders.runtime import Runtime
 
-OF_TITLES = ("llm", "title_vectors")
+OF_TITLES = ("llm", "title_vectors", "semantic_ids")
 """Signals every data set's titles give; what is made with them says whether a method uses text."""
 STOP_USERS = 512
 """Validation users kept for early stopping, the same for every method (protocol, FACTS §9)."""

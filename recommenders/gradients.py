@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 class Use(NamedTuple):
@@ -59,10 +60,21 @@ class Watch:
         output.register_hook(arrived)
         return output
 
+    def attach(self, module: nn.Module, factors: Callable[[nn.Module, Tensor], Factors]) -> RemovableHandle:
+        """A hook that notices every call of ``module``; ``factors`` of the module and of what entered it."""
+
+        def called(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return self.notice(output, factors(module, inputs[0].detach()))
+
+        return module.register_forward_hook(called)
+
     def flush(self) -> None:
         while self._arrived:
             self._reduce(*self._arrived.popitem())
 
+
+Attach = Callable[[Watch], Iterable[RemovableHandle]]
+"""Puts the hooks on a model that make a watch notice its operations, and returns them."""
 
 PullBack = Callable[[Use], Use]
 """From a use of a derived table to the use of the parameter it was derived from."""
@@ -107,18 +119,45 @@ def _pulled(use: Callable[[Tensor], Use], pull_back: PullBack) -> Callable[[Tens
     return lambda gradient: pull_back(use(gradient))
 
 
+def linear_factors(layer: nn.Module, x: Tensor) -> Factors:
+    """Of nn.Linear: its weight, and its bias where it has one."""
+    factors: dict[Hashable, Callable[[Tensor], Use]] = {layer.weight: lambda gradient: Use(gradient, x)}
+    if getattr(layer, "bias", None) is not None:
+        factors[layer.bias] = Use
+    return factors
+
+
+def embedding_factors(table: nn.Module, rows: Tensor) -> Factors:
+    """Of nn.Embedding: its weight, of which the row of padding has no gradient."""
+
+    def use(gradient: Tensor) -> Use:
+        if table.padding_idx is not None:
+            gradient = gradient.masked_fill((rows == table.padding_idx).unsqueeze(-1), 0)
+        return Use(rows, gradient)
+
+    return {table.weight: use}
+
+
 def gradient_norms(model: nn.Module, layers: Sequence[nn.Linear], losses: Callable[[], Tensor]) -> Tensor:
     """‖∇L(s)‖₂ over the weights (and biases) of ``layers`` for every sample of a batch, float32 [b].
 
-    ``losses()`` runs ``model`` once and returns per-sample losses [b]; the batch must be the leading dimension of
-    what enters each layer, and no sample may influence another (no batch statistics). Each layer's gradient of
-    sample s is Σ_t g_t x_tᵀ (x its input, g the gradient of its output), so one forward and one backward pass serve
-    the batch, and the batch's own weight gradient is never formed. Equation 12 of the DEALRec paper.
+    As ``watched_gradient_norms``: Equation 12 of the DEALRec paper.
+    """
+    return watched_gradient_norms(model, losses, lambda watch: [watch.attach(layer, linear_factors) for layer in layers])
 
-    Parameters are left as they are, their ``requires_grad`` and ``grad`` too.
+
+def watched_gradient_norms(model: nn.Module, losses: Callable[[], Tensor], attach: Attach) -> Tensor:
+    """‖∇L(s)‖₂ over the parameters whose uses the hooks of ``attach(watch)`` notice, for every sample, float32 [b].
+
+    ``losses()`` runs ``model`` once and returns per-sample losses [b]; the batch must be the leading dimension of
+    what enters each layer, and no sample may influence another (no batch statistics). A layer's gradient of
+    sample s is Σ_t g_t x_tᵀ (x its input, g the gradient of its output), so one forward and one backward pass serve
+    the batch, and the batch's own weight gradient is never formed.
+
+    Parameters are left as they are, their ``requires_grad`` and ``grad`` too, and no hook stays.
     """
     squares: list[Tensor] = []
-    values = _watched_pass(model, layers, losses, lambda _, uses: squares.append(squared_norm(uses)), biases=True)
+    values = _watched_pass(model, losses, attach, lambda _, uses: squares.append(squared_norm(uses)))
     return _root_of_sum(squares, values)
 
 
@@ -131,13 +170,19 @@ def sample_gradients(
     reach the loss has zeros.
     """
     gradients: dict[Hashable, Tensor] = {}
+    weights = {layer.weight for layer in layers}
 
-    def keep(layer: Hashable, uses: list[Use]) -> None:
-        gradients[layer] = matrix_gradients(uses)
+    def keep(parameter: Hashable, uses: list[Use]) -> None:
+        if parameter in weights:
+            gradients[parameter] = matrix_gradients(uses)
 
-    values = _watched_pass(model, layers, losses, keep, biases=False)
+    values = _watched_pass(
+        model, losses, lambda watch: [watch.attach(layer, linear_factors) for layer in layers], keep
+    )
     return {
-        layer: gradients[layer] if layer in gradients else values.new_zeros(len(values), *layer.weight.shape).float()
+        layer: gradients[layer.weight]
+        if layer.weight in gradients
+        else values.new_zeros(len(values), *layer.weight.shape).float()
         for layer in layers
     }
 
@@ -234,29 +279,18 @@ def _root_of_sum(squares: list[Tensor], values: Tensor) -> Tensor:
 
 def _watched_pass(
     model: nn.Module,
-    layers: Sequence[nn.Linear],
     losses: Callable[[], Tensor],
+    attach: Attach,
     reduce: Callable[[Hashable, list[Use]], None],
-    biases: bool,
 ) -> Tensor:
-    """One forward and one backward pass with hooks on ``layers``; a weight's name is its layer, a bias's a pair."""
+    """One forward and one backward pass with hooks; a weight's name is the parameter itself. Returns the losses [b]."""
     watch = Watch(reduce)
-
-    def entered(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0].detach()
-        factors: dict[Hashable, Callable[[Tensor], Use]] = {layer: lambda gradient: Use(gradient, x)}
-        if biases and getattr(layer, "bias", None) is not None:
-            factors[layer, "bias"] = lambda gradient: Use(gradient)
-        return watch.notice(output, factors)
-
-    hooks = [layer.register_forward_hook(entered) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for hook in attach(watch):
+            hooks.enter_context(hook)
         with _frozen(model), torch.enable_grad():
             values = losses()
             _backward(values)
-    finally:
-        for hook in hooks:
-            hook.remove()
     watch.flush()
     return values
 

@@ -21,6 +21,7 @@ from prunebench.recommenders.bigrec.beams import beam_search, shares_prefix
 from prunebench.recommenders.bigrec.config import BIGRecConfig, LoRA, preset
 from prunebench.recommenders.bigrec.generation import plain_beam_search
 from prunebench.recommenders.bigrec.model import adapter_state, add_adapter, embed_texts, restore_adapter, token_losses
+from prunebench.recommenders.fine_tuning import EpochOrder
 from prunebench.recommenders.runtime import Cancelled, Runtime
 
 DATASET = make_dataset()
@@ -178,7 +179,7 @@ def test_without_stop_users_the_last_step_counts(llm: Path, tmp_path: Path) -> N
 
 def test_an_adapter_that_did_not_change_is_an_error(llm: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(training, "token_losses", lambda logits, labels: (0 * token_losses(logits, labels)[0], None))
-    with pytest.raises(RecommenderError, match="left the adapter unchanged"):
+    with pytest.raises(RecommenderError, match="left the weights unchanged"):
         fit(backbone(llm), tmp_path)
 
 
@@ -197,14 +198,14 @@ def test_a_save_that_loses_the_adapter_is_an_error(llm: Path, tmp_path: Path, mo
 
 def test_epoch_order_is_a_permutation_sorted_within_steps_only() -> None:
     lengths = np.random.default_rng(0).integers(5, 50, 70)
-    order = training.EpochOrder(lengths, 16, RUNTIME)
+    order = EpochOrder(lengths, 16, RUNTIME)
     first, second = order.order(0), order.order(1)
     assert sorted(first) == sorted(second) == list(range(70))
     assert not np.array_equal(first, second)
     for start in range(0, 70, 16):
         assert (np.diff(lengths[first[start : start + 16]]) <= 0).all()
     assert order.consumed(7) == (70 + 32, int(lengths.sum() + lengths[second[:32]].sum()))
-    other = training.EpochOrder(lengths[::-1].copy(), 16, RUNTIME).order(0)
+    other = EpochOrder(lengths[::-1].copy(), 16, RUNTIME).order(0)
     assert sorted(first[:16]) == sorted(other[:16])  # which samples meet in a step does not depend on their content
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from prunebench.recommenders.base import Config, Stage
+from prunebench.recommenders.fine_tuning import TRAINING_KEYS, TrainingConfig
 
 
 class LoRA(Config):
@@ -18,7 +19,7 @@ class LoRA(Config):
     targets: tuple[str, ...] | Literal["auto", "all-linear"] = "auto"
 
 
-class BIGRecConfig(Config):
+class BIGRecConfig(TrainingConfig):
     """Defaults suit the small catalogue LLM on a CPU; ``preset("llama-7b")`` has the paper's settings.
 
     ``llm``: "catalogue", a Hub id or a local folder with a causal LM of transformers and its tokenizer.
@@ -40,16 +41,6 @@ class BIGRecConfig(Config):
     cutoff: int = Field(512, ge=8, description="tokens of prompt and answer together")
     loss_on: Literal["answer", "all"] = Field("answer", description="tokens that count in fine-tuning and effort")
 
-    lr: float = Field(1e-4, gt=0)
-    batch: int = Field(128, ge=1, description="samples per optimiser step")
-    micro_batch: int = Field(16, ge=1, description="samples per forward and backward; divides batch")
-    max_steps: int = Field(400, ge=0, description="cap on optimiser steps")
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    weight_decay: float = Field(0.0, ge=0)
-    eval_every: int = Field(10, ge=1, description="optimiser steps between looks at the stop loss (and checkpoints)")
-    patience: int = Field(3, ge=1, description="looks without improvement before stopping")
-
     beams: int = Field(4, ge=1)
     max_new_tokens: int = Field(32, ge=1, description="tokens of a generated title, the end token included")
     generation_batch: int = Field(64, ge=1, description="prompts decoded together")
@@ -68,8 +59,7 @@ class BIGRecConfig(Config):
     )
 
     def model_post_init(self, context: Any) -> None:
-        if self.batch % self.micro_batch:
-            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+        super().model_post_init(context)
         if self.ground_beams > self.beams:
             raise ValueError(
                 f"ground_beams {self.ground_beams} is more than beams {self.beams}: lower it or raise beams"
@@ -78,16 +68,12 @@ class BIGRecConfig(Config):
 
 _MODEL = ("precision", "lora", "start_adapter")
 _PROMPT = ("template", "item_noun", "max_history", "cutoff")
-_TRAINING = (
-    *("lr", "batch", "micro_batch", "max_steps", "warmup_steps", "schedule", "weight_decay"),
-    *("eval_every", "patience"),
-)
 STAGE_KEYS: dict[Stage, tuple[str, ...]] = {
     "effort": (*_MODEL, *_PROMPT, "loss_on", "effort_loss", "effort_scope"),
     "errors": (*_MODEL, *_PROMPT),
     "vectors": ("precision", "cutoff"),
     "alignment": (*_MODEL, *_PROMPT, "loss_on", "lr", "batch", "micro_batch", "weight_decay"),
-    "fit": (*_MODEL, *_PROMPT, "loss_on", *_TRAINING),
+    "fit": (*_MODEL, *_PROMPT, "loss_on", *TRAINING_KEYS),
     "recommend": ("precision", *_PROMPT, "beams", "max_new_tokens", "grounding", "ground_beams"),
 }
 """The knobs each stage's result depends on; the rest only decides how fast it comes."""

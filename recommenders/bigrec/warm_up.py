@@ -17,7 +17,7 @@ from prunebench.recommenders.base import AlignmentConfig, RecommenderError
 from prunebench.recommenders.bigrec.config import BIGRecConfig
 from prunebench.recommenders.bigrec.model import sample_losses
 from prunebench.recommenders.bigrec.prompts import PromptBuilder, Prompts
-from prunebench.recommenders.bigrec.training import EpochOrder
+from prunebench.recommenders.fine_tuning import EpochOrder
 from prunebench.recommenders.runtime import Runtime
 
 BETAS = (0.9, 0.999)

@@ -1,0 +1,133 @@
+"""How hard each sample is to learn: the norm of its gradient by every parameter of the encoder-decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm
+
+from prunebench.recommenders.base import Float32, RecommenderError
+from prunebench.recommenders.gradients import (
+    Factors,
+    Use,
+    Watch,
+    embedding_factors,
+    linear_factors,
+    watched_gradient_norms,
+)
+from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.tiger.model import Spelt, sample_losses
+
+
+def efforts(model: Any, spelt: Spelt, batch_tokens: int, runtime: Runtime) -> Float32:
+    """‖∇_φ L(s)‖₂ by all parameters φ of a T5, L(s) = −Σ_l log P(c_l | c_<l, history), float32 [n] (Eq. 12 of DEALRec).
+
+    Without dropout, in batches of like length of at most ``batch_tokens`` padded tokens on either side, in one forward
+    and one backward pass each (a longer history is a batch of its own). The model is left as it was. Raises
+    RecommenderError for samples without answers, and for a model with parameters of a kind not known here.
+    """
+    if spelt.answers is None:
+        raise RecommenderError("effort needs the answers of its samples: spell them with their targets")
+    norms = np.empty(len(spelt), np.float32)
+    rows = max(1, batch_tokens // spelt.answers.shape[1])
+    done = 0
+    with _evaluating(model):
+        for positions in spelt.batches(rows, batch_tokens):
+            runtime.checkpoint()
+            norms[positions] = batch_norms(model, spelt.batch(positions, runtime.device)).cpu().numpy()
+            done += len(positions)
+            runtime.report(done, len(spelt), "effort")
+    return norms
+
+
+def batch_norms(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """As ``efforts`` of one batch that the model takes, in the mode the model is in, float32 [b]."""
+
+    def losses() -> Tensor:
+        decoder_input_ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=decoder_input_ids,
+            use_cache=False,
+        )
+        return sample_losses(output.logits, batch["labels"])
+
+    return watched_gradient_norms(model, losses, lambda watch: _hooks(model, watch))
+
+
+def _gain_factors(norm: nn.Module, x: Tensor) -> Factors:
+    """Of T5's layer norm: the root mean square of each vector is removed, then every dimension has a gain."""
+
+    def use(gradient: Tensor) -> Use:
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+        return Use(gradient * (wide * scale))
+
+    return {norm.weight: use}
+
+
+_FACTORS: Mapping[type[nn.Module], Callable[[nn.Module, Tensor], Factors]] = {
+    nn.Linear: linear_factors,
+    nn.Embedding: embedding_factors,
+    T5LayerNorm: _gain_factors,
+}
+
+
+def _hooks(model: nn.Module, watch: Watch) -> Iterator[RemovableHandle]:
+    """Hooks on every module that has parameters of its own; RecommenderError for one of an unknown kind."""
+    tables = {m.relative_attention_bias for m in model.modules() if getattr(m, "has_relative_attention_bias", False)}
+    for name, module in model.named_modules():
+        own = [parameter for parameter, _ in module.named_parameters(recurse=False)]
+        if isinstance(module, T5Attention) and module.has_relative_attention_bias:
+            yield _watch_positions(module, watch)
+        if not own or module in tables:
+            continue
+        if type(module) not in _FACTORS:
+            raise RecommenderError(
+                f"effort: no rule for the gradient of {name}.{own[0]} ({type(module).__name__}): "
+                "give its kind a rule in tiger/effort.py"
+            )
+        yield watch.attach(module, _FACTORS[type(module)])
+
+
+def _watch_positions(attention: T5Attention, watch: Watch) -> RemovableHandle:
+    """A hook that gives each sample its own copy of the bias of relative positions, which all samples and layers share.
+
+    The table [buckets, heads] adds to the logits of attention; a sample's gradient by its copy [heads, q, k] is summed
+    over the cells of each bucket.
+    """
+    table = attention.relative_attention_bias
+
+    def entering(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> tuple[Any, Any] | None:
+        if named.get("position_bias") is not None:
+            return None
+        rows, length = inputs[0].shape[:2]
+        seen: list[Tensor] = []
+        with table.register_forward_hook(lambda _, buckets, __: seen.append(buckets[0])):
+            bias = attention.compute_bias(length, length, device=inputs[0].device)
+        member = F.one_hot(seen[0].flatten(), table.num_embeddings).float()
+        bias = bias.expand(rows, -1, -1, -1)
+        factors = {table.weight: lambda gradient: Use((gradient.float().flatten(2) @ member).flatten(1)[:, None])}
+        return inputs, {**named, "position_bias": watch.notice(bias, factors)}
+
+    return attention.register_forward_pre_hook(entering, with_kwargs=True)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode: no dropout. Every module is put back into the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
