@@ -24,9 +24,17 @@ from prunebench.benchmark.signals import (
     with_resources,
 )
 from prunebench.benchmark.store import Artefact, Store, Workspace
-from prunebench.datasets.schema import Queries, RecDataset, Samples
+from prunebench.datasets.schema import Queries, RecDataset, Samples, Sequences
 from prunebench.methods.base import MethodError, PruningMethod, Selection
-from prunebench.recommenders.base import Backbone, Rankings, RecommenderError, Request
+from prunebench.recommenders.base import (
+    Backbone,
+    Fitted,
+    HasDiagnostics,
+    Rankings,
+    RanksUsers,
+    RecommenderError,
+    Request,
+)
 from prunebench.recommenders.runtime import Runtime
 
 EVIDENCE_VERSION = SELECTION_VERSION = PREDICTIONS_VERSION = 1
@@ -203,7 +211,7 @@ class Harness:
         """Rank all items for every user, deep enough that masking the history still leaves the largest cut-off."""
         backbone, needs, queries = self.backbone, self.backbone.needs("recommend"), self.queries()
 
-        def make(work: Workspace) -> None:
+        def make(work: Workspace) -> dict[str, Any]:
             runtime = self._runtime(self.run.seeds.finetune)
             order = np.argsort(queries.histories.lengths, kind="stable")
             chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
@@ -219,7 +227,7 @@ class Harness:
                     histories = queries.histories.take(chunk)
                     depth = np.minimum(max(CUTOFFS) + histories.lengths, self.dataset.n_items)
                     inner = runtime if len(chunks) > 1 else replace(runtime, report=report)
-                    ranked = model.recommend(histories, depth, inner)
+                    ranked = _rank(model, queries.users[chunk], histories, depth, inner)
                     if len(ranked) != len(chunk):
                         raise RecommenderError(
                             f"backbone {self.run.backbone} ranked {len(ranked)} of {len(chunk)} users; every user must be ranked"
@@ -230,7 +238,10 @@ class Harness:
                 ranked = Rankings.concatenate(
                     [load_rankings(work.scratch / f"ranked-{n:05d}.npz") for n in range(len(chunks))]
                 )
+                model = model or self._backbone_for(needs).load(fitted.folder, runtime)
+                notes = model.diagnose(queries.histories, runtime) if isinstance(model, HasDiagnostics) else {}
             save_rankings(work.folder / "rankings.npz", ranked.take(np.argsort(order, kind="stable")))
+            return {"notes": notes}
 
         key = {
             "backbone": self.run.backbone,
@@ -305,6 +316,12 @@ class Harness:
         artefact = self.store.get_or_build(stage, version, key, make, upstream, phase=phase)
         self.reporter.built(artefact)
         return artefact
+
+
+def _rank(model: Fitted, users: np.ndarray, histories: Sequences, depth: np.ndarray, runtime: Runtime) -> Rankings:
+    if isinstance(model, RanksUsers):
+        return model.recommend_users(users, histories, depth, runtime)
+    return model.recommend(histories, depth, runtime)
 
 
 def ids_digest(ids: np.ndarray) -> str:

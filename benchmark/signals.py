@@ -185,7 +185,7 @@ class LoadedResources:
     dataset: RecDataset
     values: Mapping[str, Any] = field(default_factory=dict)
 
-    def _value(self, name: str) -> Any:
+    def get(self, name: str) -> Any:
         if name not in self.values:
             raise RecommenderError(
                 f"a backbone used {name!r} without naming it in needs(); add it there, so that it is hashed and billed"
@@ -193,13 +193,13 @@ class LoadedResources:
         return self.values[name]
 
     def llm(self) -> Path | str:
-        return self._value("llm")
+        return self.get("llm")
 
     def title_vectors(self) -> np.ndarray:
-        return self._value("title_vectors").vectors
+        return self.get("title_vectors").vectors
 
     def encode(self, texts: Any) -> np.ndarray:
-        return self._value("title_vectors").encode(texts)
+        return self.get("title_vectors").encode(texts)
 
 
 def with_resources(backbone: Backbone, resources: LoadedResources) -> Backbone:

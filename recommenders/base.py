@@ -123,6 +123,26 @@ class Fitted(Protocol):
 
 
 @runtime_checkable
+class RanksUsers(Protocol):
+    """A trained recommender that knows users by more than their history."""
+
+    def recommend_users(
+        self, users: NDArray[np.int64], histories: Sequences, depth: NDArray[np.int64], runtime: Runtime
+    ) -> Rankings:
+        """As ``Fitted.recommend``, which the harness calls where there is no such method; ``users`` int64 [n]."""
+        ...
+
+
+@runtime_checkable
+class HasDiagnostics(Protocol):
+    """A trained recommender with something to say of itself beside its rankings."""
+
+    def diagnose(self, histories: Sequences, runtime: Runtime) -> dict[str, float | int | str]:
+        """Notes for the record of the inference stage, e.g. the share of generated items that do not exist."""
+        ...
+
+
+@runtime_checkable
 class Backbone(Protocol):
     """What is fine-tuned on the selected samples. Built by the harness as ``Backbone(config, resources)``."""
 
@@ -278,4 +298,8 @@ class Resources(Protocol):
 
     def title_vectors(self) -> Float32:
         """Unit-length sentence embeddings of all item titles, float32 [n_items, d]."""
+        ...
+
+    def get(self, name: str) -> Any:
+        """Whatever the request of that name in ``needs`` gives."""
         ...

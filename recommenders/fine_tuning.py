@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +97,18 @@ class EpochOrder(Sampler[int]):
         epochs, rest = divmod(steps, -(-size // self._batch))
         last = self.order(epochs)[: rest * self._batch]
         return epochs * size + len(last), int(epochs * self._lengths.sum() + self._lengths[last].sum())
+
+
+@contextmanager
+def global_generators_kept() -> Iterator[None]:
+    """Trainer, dropout and peft draw from global generators; give them back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:

@@ -32,7 +32,6 @@ from prunebench.recommenders.bigrec.model import (
     adapter_digest,
     add_adapter,
     embed_texts,
-    global_generators_kept,
     load_adapter,
     load_base,
     load_tokenizer,
@@ -43,6 +42,7 @@ from prunebench.recommenders.bigrec.model import (
 from prunebench.recommenders.bigrec.prompts import PromptBuilder, Prompts, choose_template
 from prunebench.recommenders.bigrec.readings import token_errors, user_vectors
 from prunebench.recommenders.bigrec.training import train
+from prunebench.recommenders.fine_tuning import global_generators_kept
 from prunebench.recommenders.gradients import gradient_norms
 from prunebench.recommenders.grounding import Grounding
 from prunebench.recommenders.runtime import Runtime

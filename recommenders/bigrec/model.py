@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import inspect
 import math
-import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -233,15 +232,3 @@ def embed_texts(model: Any, tokenizer: Any, texts: list[str], batch_tokens: int,
             vectors[rows] = hidden[torch.arange(len(rows), device=hidden.device), last].float().cpu().numpy()
             runtime.report(start, len(order), "embedding titles")
     return vectors[np.fromiter((distinct[text] for text in texts), np.int64, len(texts))]
-
-
-@contextmanager
-def global_generators_kept() -> Iterator[None]:
-    """Trainer, dropout and peft draw from global generators; give them back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from prunebench.recommenders.base import Config, Stage
 from prunebench.recommenders.encoder import EncoderConfig
@@ -19,9 +19,12 @@ class RQVAEConfig(Config):
     )
     width: int = Field(32, ge=1, description="dimensions that are quantised")
     commitment: float = Field(0.25, ge=0, allow_inf_nan=False, description="β of the commitment loss")
-    epochs: int = Field(200, ge=1, description="passes over all items; the paper has 20,000")
-    batch: int = Field(1024, ge=1, description="items per optimiser step")
-    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="of AdamW; the paper has Adagrad at 0.4")
+    epochs: int = Field(100, ge=1, description="passes over all items; the paper has 20,000")
+    batch: int = Field(256, ge=1, description="items per optimiser step; the paper: 1024")
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="of Adam; the paper has Adagrad at 0.4")
+    revive: float = Field(
+        0.25, ge=0, allow_inf_nan=False, description="a code used less than this share of the mean is dead; 0: stays so"
+    )
 
 
 class TokeniserConfig(Config):
@@ -34,6 +37,11 @@ class TokeniserConfig(Config):
     codes: int = Field(256, ge=2, description="per codebook; fewer where there are fewer distinct vectors")
     rqvae: RQVAEConfig = Field(default_factory=lambda: RQVAEConfig.model_validate({}))
     encoder: EncoderConfig = Field(default_factory=lambda: EncoderConfig.model_validate({}))
+
+    @model_serializer(mode="wrap")
+    def _in_use(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Settings without effect are left out: they are to change no hash."""
+        return {name: value for name, value in dump(self).items() if name != "rqvae" or self.kind == "rqvae"}
 
 
 class TIGERConfig(TrainingConfig):
@@ -71,7 +79,7 @@ class TIGERConfig(TrainingConfig):
 
 
 _MODEL = (
-    *("tokeniser", "max_history", "user_tokens", "layers", "heads", "head_width", "width", "feed_forward"),
+    *("max_history", "user_tokens", "layers", "heads", "head_width", "width", "feed_forward"),
     *("dropout", "precision"),
 )
 STAGE_KEYS: dict[Stage, tuple[str, ...]] = {
@@ -79,4 +87,4 @@ STAGE_KEYS: dict[Stage, tuple[str, ...]] = {
     "fit": (*_MODEL, "optimizer", *TRAINING_KEYS),
     "recommend": ("max_history", "user_tokens", "precision", "decoding", "beams", "probe_users"),
 }
-"""The knobs each stage's result depends on; the rest only decides how fast it comes."""
+"""The knobs each stage's result depends on; the tokeniser's come in with its artefact, the rest decides how fast it is."""

@@ -104,6 +104,20 @@ def hashed(users: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
     return ((x ^ (x >> np.uint64(31))) % np.uint64(buckets)).astype(np.int64)
 
 
+def started(labels: Tensor) -> Tensor:
+    """The decoder's input: the start token, then all but the last of ``labels`` [b, levels]."""
+    return torch.cat([torch.full_like(labels[:, :1], PADDING), labels[:, :-1]], 1)
+
+
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """−Σ_l log P(c_l | c_<l, history) of each sample, float32 [b]; ``logits`` [b, levels, vocabulary]."""
     return torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none").sum(1)
+
+
+def batch_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """``sample_losses`` of a batch of ``Spelt.batch``, by one forward pass, float32 [b]."""
+    labels = batch["labels"]
+    logits = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], decoder_input_ids=started(labels)
+    ).logits
+    return sample_losses(logits, labels)
