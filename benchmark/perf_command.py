@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from prunebench.benchmark import perf_bigrec, perf_methods, perf_surrogate
+from prunebench.benchmark import perf_bigrec, perf_methods, perf_surrogate, perf_tiger
 from prunebench.benchmark.commands import clean_output, quiet_libraries
 from prunebench.benchmark.meter import hardware
 from prunebench.benchmark.progress import ConsoleReporter
@@ -24,7 +24,7 @@ def perf(home: Path, dataset: str, as_json: bool) -> None:
         bench = Workbench(home, ConsoleReporter(Console(stderr=True)))
         data = bench.dataset(dataset)
         timed: list[dict[str, Any]] = []
-        for module in (perf_surrogate, perf_methods, perf_bigrec):
+        for module in (perf_surrogate, perf_methods, perf_bigrec, perf_tiger):
             bench.reporter.say(f"timing {module.__name__.rpartition('.')[2].removeprefix('perf_')} on {dataset}")
             timed += module.rows(data)
         if as_json:

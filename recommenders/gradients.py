@@ -1,11 +1,11 @@
-"""Per-sample gradients of weights from one forward and one backward pass per batch: their norms, or they themselves."""
+"""Per-sample gradients from one forward and one backward pass per batch: their norms, or they themselves."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,7 @@ class Watch:
         output.register_hook(arrived)
         return output
 
-    def attach(self, module: nn.Module, factors: Callable[[nn.Module, Tensor], Factors]) -> RemovableHandle:
+    def attach(self, module: nn.Module, factors: Callable[[Any, Tensor], Factors]) -> RemovableHandle:
         """A hook that notices every call of ``module``; ``factors`` of the module and of what entered it."""
 
         def called(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _pulled(use: Callable[[Tensor], Use], pull_back: PullBack) -> Callable[[Tens
     return lambda gradient: pull_back(use(gradient))
 
 
-def linear_factors(layer: nn.Module, x: Tensor) -> Factors:
+def linear_factors(layer: nn.Linear, x: Tensor) -> Factors:
     """Of nn.Linear: its weight, and its bias where it has one."""
     factors: dict[Hashable, Callable[[Tensor], Use]] = {layer.weight: lambda gradient: Use(gradient, x)}
     if getattr(layer, "bias", None) is not None:
@@ -127,12 +127,12 @@ def linear_factors(layer: nn.Module, x: Tensor) -> Factors:
     return factors
 
 
-def embedding_factors(table: nn.Module, rows: Tensor) -> Factors:
+def embedding_factors(table: nn.Embedding, rows: Tensor) -> Factors:
     """Of nn.Embedding: its weight, of which the row of padding has no gradient."""
 
     def use(gradient: Tensor) -> Use:
         if table.padding_idx is not None:
-            gradient = gradient.masked_fill((rows == table.padding_idx).unsqueeze(-1), 0)
+            gradient = gradient.masked_fill(rows.eq(table.padding_idx)[..., None], 0)
         return Use(rows, gradient)
 
     return {table.weight: use}
@@ -141,24 +141,30 @@ def embedding_factors(table: nn.Module, rows: Tensor) -> Factors:
 def gradient_norms(model: nn.Module, layers: Sequence[nn.Linear], losses: Callable[[], Tensor]) -> Tensor:
     """‖∇L(s)‖₂ over the weights (and biases) of ``layers`` for every sample of a batch, float32 [b].
 
-    As ``watched_gradient_norms``: Equation 12 of the DEALRec paper.
+    ``losses`` as for ``squared_norms``. Equation 12 of the DEALRec paper.
     """
-    return watched_gradient_norms(model, losses, lambda watch: [watch.attach(layer, linear_factors) for layer in layers])
+    values, squares = squared_norms(model, losses, _on(layers))
+    return _root_of_sum(squares.values(), values)
 
 
-def watched_gradient_norms(model: nn.Module, losses: Callable[[], Tensor], attach: Attach) -> Tensor:
-    """‖∇L(s)‖₂ over the parameters whose uses the hooks of ``attach(watch)`` notice, for every sample, float32 [b].
+def squared_norms(
+    model: nn.Module, losses: Callable[[], Tensor], attach: Attach
+) -> tuple[Tensor, dict[Hashable, Tensor]]:
+    """Per-sample losses [b], and ‖∇L(s)‖₂² by each parameter that the hooks of ``attach(watch)`` notice, float32 [b].
 
     ``losses()`` runs ``model`` once and returns per-sample losses [b]; the batch must be the leading dimension of
     what enters each layer, and no sample may influence another (no batch statistics). A layer's gradient of
     sample s is Σ_t g_t x_tᵀ (x its input, g the gradient of its output), so one forward and one backward pass serve
-    the batch, and the batch's own weight gradient is never formed.
+    the batch, and the batch's own weight gradient is never formed. A parameter that does not reach the loss has no entry.
 
     Parameters are left as they are, their ``requires_grad`` and ``grad`` too, and no hook stays.
     """
-    squares: list[Tensor] = []
-    values = _watched_pass(model, losses, attach, lambda _, uses: squares.append(squared_norm(uses)))
-    return _root_of_sum(squares, values)
+    squares: dict[Hashable, Tensor] = {}
+
+    def reduce(parameter: Hashable, uses: list[Use]) -> None:
+        squares[parameter] = squared_norm(uses)
+
+    return _watched_pass(model, losses, attach, reduce), squares
 
 
 def sample_gradients(
@@ -176,9 +182,7 @@ def sample_gradients(
         if parameter in weights:
             gradients[parameter] = matrix_gradients(uses)
 
-    values = _watched_pass(
-        model, losses, lambda watch: [watch.attach(layer, linear_factors) for layer in layers], keep
-    )
+    values = _watched_pass(model, losses, _on(layers), keep)
     return {
         layer: gradients[layer.weight]
         if layer.weight in gradients
@@ -231,7 +235,8 @@ def squared_norm(uses: Sequence[Use]) -> Tensor:
 
 def matrix_gradients(uses: Sequence[Use]) -> Tensor:
     """Σ over all ``uses`` of a linear map's weight, per sample, float32 [b, out, in]."""
-    left, right = torch.cat([_tokens(use.left) for use in uses], 1), torch.cat([_tokens(use.right) for use in uses], 1)
+    left = _side_by_side([_tokens(use.left) for use in uses])
+    right = _side_by_side([_tokens(use.right) for use in uses])
     return torch.bmm(left.transpose(1, 2), right)
 
 
@@ -250,14 +255,23 @@ def _joined(uses: Sequence[Use]) -> tuple[tuple[Tensor, Tensor, int] | None, tup
     maps = rows = None
     if dense:
         first = min(use.first for use in dense)
-        left = torch.cat([F.pad(_tokens(use.left), (use.first - first, 0)) for use in dense], 1)
-        maps = left, torch.cat([_tokens(use.right) for use in dense], 1), first
+        left = _side_by_side([_shifted(_tokens(use.left), use.first - first) for use in dense])
+        maps = left, _side_by_side([_tokens(use.right) for use in dense]), first
     if looked_up:
         rows = (
-            torch.cat([use.left.reshape(len(use.left), -1) for use in looked_up], 1),
-            torch.cat([_tokens(use.right) for use in looked_up], 1),
+            _side_by_side([use.left.reshape(len(use.left), -1) for use in looked_up]),
+            _side_by_side([_tokens(use.right) for use in looked_up]),
         )
     return maps, rows
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """All parts' tokens [b, Σ t, …]; most weights have one use, which is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
+
+
+def _shifted(x: Tensor, columns: int) -> Tensor:
+    return F.pad(x, (columns, 0)) if columns else x
 
 
 def _vector(uses: Sequence[Use]) -> Tensor:
@@ -270,11 +284,15 @@ def _tokens(x: Tensor | None) -> Tensor:
     return x.reshape(x.shape[0], -1, x.shape[-1]).float()
 
 
-def _root_of_sum(squares: list[Tensor], values: Tensor) -> Tensor:
+def _root_of_sum(squares: Iterable[Tensor], values: Tensor) -> Tensor:
     total = torch.zeros(len(values), dtype=torch.float32, device=values.device)
     for square in squares:
         total += square
     return total.sqrt()
+
+
+def _on(layers: Sequence[nn.Linear]) -> Attach:
+    return lambda watch: [watch.attach(layer, linear_factors) for layer in layers]
 
 
 def _watched_pass(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from prunebench.recommenders.gradients import (
     Watch,
     embedding_factors,
     linear_factors,
-    watched_gradient_norms,
+    squared_norms,
 )
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.tiger.model import Spelt, sample_losses
@@ -41,29 +41,26 @@ def efforts(model: Any, spelt: Spelt, batch_tokens: int, runtime: Runtime) -> Fl
     with _evaluating(model):
         for positions in spelt.batches(rows, batch_tokens):
             runtime.checkpoint()
-            norms[positions] = batch_norms(model, spelt.batch(positions, runtime.device)).cpu().numpy()
+            squares = squares_by_parameter(model, spelt.batch(positions, runtime.device))
+            norms[positions] = torch.stack(list(squares.values())).sum(0).sqrt().cpu().numpy()
             done += len(positions)
             runtime.report(done, len(spelt), "effort")
     return norms
 
 
-def batch_norms(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """As ``efforts`` of one batch that the model takes, in the mode the model is in, float32 [b]."""
+def squares_by_parameter(model: Any, batch: Mapping[str, Tensor]) -> dict[Hashable, Tensor]:
+    """‖∇_w L(s)‖₂² by each parameter w for the samples of one batch that the model takes, float32 [b] each.
+
+    In the mode the model is in. Raises RecommenderError for a model with parameters of a kind not known here.
+    """
 
     def losses() -> Tensor:
-        decoder_input_ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])
-        output = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            decoder_input_ids=decoder_input_ids,
-            use_cache=False,
-        )
-        return sample_losses(output.logits, batch["labels"])
+        return sample_losses(model(**batch, use_cache=False).logits, batch["labels"])
 
-    return watched_gradient_norms(model, losses, lambda watch: _hooks(model, watch))
+    return squared_norms(model, losses, lambda watch: _hooks(model, watch))[1]
 
 
-def _gain_factors(norm: nn.Module, x: Tensor) -> Factors:
+def _gain_factors(norm: Any, x: Tensor) -> Factors:
     """Of T5's layer norm: the root mean square of each vector is removed, then every dimension has a gain."""
 
     def use(gradient: Tensor) -> Use:
@@ -74,7 +71,11 @@ def _gain_factors(norm: nn.Module, x: Tensor) -> Factors:
     return {norm.weight: use}
 
 
-_FACTORS: Mapping[type[nn.Module], Callable[[nn.Module, Tensor], Factors]] = {
+def _no_factors(module: nn.Module, x: Tensor) -> Factors:
+    return {}
+
+
+_FACTORS: Mapping[type[nn.Module], Callable[[Any, Tensor], Factors]] = {
     nn.Linear: linear_factors,
     nn.Embedding: embedding_factors,
     T5LayerNorm: _gain_factors,
@@ -82,20 +83,26 @@ _FACTORS: Mapping[type[nn.Module], Callable[[nn.Module, Tensor], Factors]] = {
 
 
 def _hooks(model: nn.Module, watch: Watch) -> Iterator[RemovableHandle]:
-    """Hooks on every module that has parameters of its own; RecommenderError for one of an unknown kind."""
-    tables = {m.relative_attention_bias for m in model.modules() if getattr(m, "has_relative_attention_bias", False)}
-    for name, module in model.named_modules():
-        own = [parameter for parameter, _ in module.named_parameters(recurse=False)]
+    """Hooks on every module that has parameters of its own; RecommenderError for one of which a rule is not known."""
+    tables = set()
+    for module in model.modules():
         if isinstance(module, T5Attention) and module.has_relative_attention_bias:
+            tables.add(module.relative_attention_bias)
             yield _watch_positions(module, watch)
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
         if not own or module in tables:
             continue
-        if type(module) not in _FACTORS:
-            raise RecommenderError(
-                f"effort: no rule for the gradient of {name}.{own[0]} ({type(module).__name__}): "
-                "give its kind a rule in tiger/effort.py"
-            )
-        yield watch.attach(module, _FACTORS[type(module)])
+        rule = _FACTORS.get(type(module), _no_factors)
+        known = rule(module, torch.empty(0))
+        for parameter, value in own.items():
+            if value not in known:
+                where = f"{name}.{parameter}".lstrip(".")
+                raise RecommenderError(
+                    f"effort: no rule for the gradient of {where} ({type(module).__name__}): "
+                    "its kind needs one in tiger/effort.py"
+                )
+        yield watch.attach(module, rule)
 
 
 def _watch_positions(attention: T5Attention, watch: Watch) -> RemovableHandle:

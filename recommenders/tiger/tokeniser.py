@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zipfile import BadZipFile
 
 import faiss
 import numpy as np
@@ -85,12 +86,10 @@ def _kmeans(distinct: Float32, weights: NDArray[np.int64], k: int, seed: int) ->
         max_points_per_centroid=len(distinct),
     )
     trainer.train(distinct, weights=weights.astype(np.float32), init_centroids=distinct[first])
-    return trainer.centroids, trainer.index.search(distinct, 1)[1][:, 0]
+    return np.asarray(trainer.centroids), trainer.index.search(distinct, 1)[1][:, 0]
 
 
-def collision_codes(
-    prefixes: NDArray[np.int64], runtime: Runtime
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def collision_codes(prefixes: NDArray[np.int64], runtime: Runtime) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """A number for each of the rows of ``prefixes`` [n, levels] among those equal to it, and how many these are.
 
     Both int64 [n]; the numbers are 0, 1, … in an order drawn at random, for an item's id must say nothing.
@@ -115,7 +114,7 @@ def load_ids(folder: Path) -> SemanticIDs:
         with np.load(folder / _CODES, allow_pickle=False) as arrays:
             codes, sizes = arrays["codes"], tuple(int(size) for size in arrays["sizes"])
         quality = json.loads((folder / _QUALITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise RecommenderError(f"no semantic IDs can be read from {folder} ({error}); fit them again") from None
     return SemanticIDs(codes, sizes, quality)
 
