@@ -22,6 +22,7 @@ from prunebench.recommenders.bigrec.config import BIGRecConfig
 from prunebench.recommenders.bigrec.less import Sketch, adapter_layers, projection
 from prunebench.recommenders.bigrec.model import add_adapter
 from prunebench.recommenders.bigrec.warm_up import BETAS, Checkpoint, drawn, warm_up
+from prunebench.recommenders.fine_tuning import global_generators_kept
 from prunebench.recommenders.runtime import Cancelled, Runtime
 
 DATASET = make_dataset()

@@ -72,7 +72,7 @@ class TIGERConfig(TrainingConfig):
     )
     beams: int = Field(20, ge=1, description="at least; as many as items are asked for where that is more")
     batch_beams: int = Field(4096, ge=1, description="beams decoded together, over all users of a batch")
-    batch_tokens: int = Field(4096, ge=1, description="padded tokens per batch where nothing is trained")
+    batch_tokens: int = Field(1024, ge=1, description="padded tokens per batch where nothing is trained")
     probe_users: int = Field(
         256, ge=0, description="users whose beams are searched without constraint, to count invalid IDs"
     )

@@ -53,16 +53,13 @@ class Decoder:
     def __init__(self, model: Any, steps: int) -> None:
         """``steps``: most tokens of a sequence. Raises RecommenderError for a model in training mode (dropout)."""
         if model.training:
-            raise RecommenderError(
-                "decoding with a model in training mode would drop units at random: call model.eval()"
-            )
+            raise RecommenderError("decoding in training mode would drop units at random: call model.eval() first")
         self._model = model
         self._heads, self._width = model.config.num_heads, model.config.d_kv
         self._scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
         # [steps, heads, steps]: what the distance of two positions adds to their attention, the same in every layer.
-        self._bias = (
-            model.decoder.block[0].layer[0].SelfAttention.compute_bias(steps, steps)[0].detach().transpose(0, 1)
-        )
+        first = model.decoder.block[0].layer[0].SelfAttention
+        self._bias = first.compute_bias(steps, steps)[0].detach().transpose(0, 1)
 
     @property
     def vocabulary(self) -> int:
@@ -72,11 +69,8 @@ class Decoder:
         """Encode a batch's ``input_ids`` by its ``attention_mask``, int64 [u, t], and project that for every layer."""
         mask = batch["attention_mask"]
         encoded = self._model.encoder(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-        shape = (*encoded.shape[:2], self._heads, self._width)
-        cross = [block.layer[1].EncDecAttention for block in self._model.decoder.block]
-        layers = [
-            (at.k(encoded).view(shape).transpose(1, 2), at.v(encoded).view(shape).transpose(1, 2)) for at in cross
-        ]
+        attentions = [block.layer[1].EncDecAttention for block in self._model.decoder.block]
+        layers = [(self._by_head(each.k(encoded)), self._by_head(each.v(encoded))) for each in attentions]
         return Memory(tuple(layers), mask.bool()[:, None, None])
 
     def start(self, memory: Memory) -> tuple[Tensor, Trail]:
@@ -120,8 +114,11 @@ class Decoder:
         return torch.stack(mixed).sum(0).flatten(2)
 
     def _over_history(self, query: Tensor, seen: KeysValues, mask: Tensor) -> Tensor:
-        apart = query.unflatten(-1, (self._heads, self._width)).transpose(1, 2)
-        return F.scaled_dot_product_attention(apart, *seen, attn_mask=mask, scale=1.0).transpose(1, 2).flatten(2)
+        mixed = F.scaled_dot_product_attention(self._by_head(query), *seen, attn_mask=mask, scale=1.0)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self._heads, self._width)).transpose(1, 2)
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
