@@ -19,7 +19,6 @@ DECAY = 0.95
 """Of the moving averages that a codebook is made of, per batch."""
 FIRST = 4
 """Items per code that K-means makes the first codebooks of; with the paper's 256 codes, its batch of 1,024 items."""
-
 BLOCK = 1 << 13
 """Vectors quantised at once: a row of distances for each is held."""
 
@@ -88,8 +87,8 @@ def train_rqvae(rows: Float32, counts: NDArray[np.int64], config: TokeniserConfi
     """Codes of ``rows`` [n, d], distinct and about their mean, by an RQ-VAE trained on them.
 
     ``counts`` int64 [n]: the items that each row stands for; an epoch sees a row as often. The notes are ``epochs`` and
-    ``codes_revived``, how often a dead code was put to use again. On a CPU the result depends on the number of threads,
-    as sums of floats do.
+    ``codes_revived``, how often a dead code was put to use again. The result may depend on the device and on the
+    number of threads, as sums of floats do.
     """
     settings = config.rqvae
     scale = np.float32(np.sqrt(np.mean(np.square(rows), dtype=np.float64)) or 1.0)

@@ -34,7 +34,8 @@ def fit_semantic_ids(vectors: Float32, config: TokeniserConfig, runtime: Runtime
     the items' codes); for `rqvae` also what ``train_rqvae`` notes.
     Raises RecommenderError for vectors of another shape, for none, and for a number that is not finite.
     """
-    rows, member, counts = different(_scaled(_checked(vectors)))
+    rows, member, counts = different(_checked(vectors))
+    rows = _scaled(rows, counts)
     if config.kind == "rqvae":
         quantised = train_rqvae(rows, counts, config, runtime)
     else:
@@ -131,12 +132,12 @@ def _checked(vectors: Float32) -> Float32:
     return vectors
 
 
-def _scaled(vectors: Float32) -> Float32:
-    """The vectors about their mean, after a scaling by a power of two that keeps every square finite."""
-    exponent = np.frexp(max(vectors.max(), -vectors.min()))[1]
-    vectors = np.ldexp(vectors, -exponent)
+def _scaled(rows: Float32, counts: NDArray[np.int64]) -> Float32:
+    """The rows about the mean of all items, after a scaling by a power of two that keeps every square finite."""
+    exponent = np.frexp(max(rows.max(), -rows.min()))[1]
+    rows = np.ldexp(rows, -exponent)
     # Distances are taken from inner products, which an offset common to all vectors would swamp.
-    return vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return rows - np.average(rows, axis=0, weights=counts).astype(np.float32)
 
 
 def _codebook_use(prefixes: NDArray[np.int64], sizes: tuple[int, ...]) -> dict[str, float | int]:
