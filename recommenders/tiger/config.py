@@ -19,7 +19,9 @@ class RQVAEConfig(Config):
     )
     width: int = Field(32, ge=1, description="dimensions that are quantised")
     commitment: float = Field(0.25, ge=0, allow_inf_nan=False, description="β of the commitment loss")
-    epochs: int = Field(100, ge=1, description="passes over all items; the paper has 20,000")
+    epochs: int = Field(
+        100, ge=1, description="passes over all items (the paper: 20,000): 2 min for 17,000 on one core"
+    )
     batch: int = Field(256, ge=1, description="items per optimiser step; the paper: 1024")
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="of Adam; the paper has Adagrad at 0.4")
     revive: float = Field(
