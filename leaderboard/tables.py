@@ -58,7 +58,7 @@ def leaderboard_markdown(
 ) -> str:
     """Markdown tables, one per data set × split × backbone × LLM × budget.
 
-    A table also lists its backbone with no samples (zero-shot) and with all of them, and the reference backbones. Every
+    A table also lists its backbone with no samples (zero-shot, or untrained) and with all of them, and the reference backbones. Every
     row stands in a table: a reference with a budget that no other backbone has heads one.
     ``protocol`` is ``unmasked`` (as the paper evaluates) or ``masked`` (history items removed).
     """
@@ -171,7 +171,9 @@ def _of_full(row: Row, everything: list[Row], full_reference: str) -> float | No
 def _method_name(row: Row) -> str:
     if row["method"] != NO_METHOD:
         return str(row["method"])
-    return "zero-shot" if row["llm"] else MISSING
+    if row["llm"]:
+        return "zero-shot"
+    return MISSING if row["backbone"] in REFERENCES else "untrained"
 
 
 def _labels(row: Row, plugins: Mapping[str, str]) -> dict[str, str]:

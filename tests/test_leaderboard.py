@@ -277,6 +277,7 @@ def test_tables_are_per_budget_and_hold_references_and_bounds() -> None:
         full(),
         full(backbone="sasrec", llm=None, run="sas"),
         record(backbone="tiger", llm=None, run="tiger"),
+        record(method="none", backbone="tiger", llm=None, budget=0, share=0.0, config={}, run="random weights"),
         record(dataset=DatasetFacts(name="book", fingerprint="b"), run="book"),
     ]
     markdown = leaderboard_markdown(runs)
@@ -296,7 +297,8 @@ def test_tables_are_per_budget_and_hold_references_and_bounds() -> None:
         ("–", "popular", "–"),
         ("full", "sasrec", "45,774"),
     ]
-    assert [row["backbone"] for row in tables[titles[3]]] == ["tiger", "popular", "sasrec"]
+    assert [row["backbone"] for row in tables[titles[3]]] == ["tiger", "tiger", "popular", "sasrec"]
+    assert [row["method"] for row in tables[titles[3]]] == ["untrained", "dealrec", "–", "full"]
     assert "R@50" in tables[titles[0]][0]
     assert leaderboard_markdown(reversed(runs)) == markdown
 
