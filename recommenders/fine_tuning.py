@@ -143,8 +143,10 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime, folder: Path) ->
     if checkpoint and (state.global_step >= config.max_steps or (stopping and exhausted(state, config.patience))):
         restore_weights(model, task.read(checkpoint))
     else:
+        forward = model.forward
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        state = trainer.state
+        # Accelerate leaves its autocast on the model: it would not compute what the saved one does.
+        model.forward, state = forward, trainer.state
     model.eval()
     losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
     if not all(np.isfinite([zero, *losses])):

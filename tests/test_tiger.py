@@ -236,6 +236,14 @@ def test_a_save_that_loses_the_weights_is_an_error(ids: SemanticIDs, tmp_path: P
         fit(backbone(ids), tmp_path)
 
 
+def test_half_precision_is_for_training_alone(ids: SemanticIDs, tmp_path: Path) -> None:
+    """The Trainer's autocast stays off what it gives back, which is to compute what the saved model does."""
+    model = fit(backbone(ids, precision="bf16", max_steps=8), tmp_path).model
+    batch = spell(ids, DATASET.samples().histories, QUICK, DATASET.samples().targets).batch(np.arange(4))
+    read = training.read_model(tmp_path / "model", RUNTIME.device)
+    torch.testing.assert_close(training.batch_losses(model, batch), training.batch_losses(read, batch))
+
+
 def test_the_papers_schedule_is_constant_and_then_falls_with_the_root(ids: SemanticIDs, tmp_path: Path, monkeypatch):
     rates: list[float] = []
 
