@@ -137,7 +137,9 @@ class RanksUsers(Protocol):
 class HasDiagnostics(Protocol):
     """A trained recommender with something to say of itself beside its rankings."""
 
-    def diagnose(self, histories: Sequences, runtime: Runtime) -> dict[str, float | int | str]:
+    def diagnose(
+        self, users: NDArray[np.int64], histories: Sequences, runtime: Runtime
+    ) -> dict[str, float | int | str]:
         """Notes for the record of the inference stage, e.g. the share of generated items that do not exist."""
         ...
 

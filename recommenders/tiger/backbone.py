@@ -75,9 +75,11 @@ class TIGER:
             model = read_model(folder, runtime.device)
         except (OSError, ValueError, TypeError) as error:
             raise RecommenderError(f"{folder} holds no TIGER model: {error}") from error
-        if model.config.vocab_size != self.ids.vocabulary + self.config.user_tokens:
+        known = model.config.vocab_size, getattr(model.config, "semantic_ids", self.ids.digest)
+        tokens = self.ids.vocabulary + self.config.user_tokens
+        if known != (tokens, self.ids.digest):
             raise RecommenderError(
-                f"the model in {folder} knows {model.config.vocab_size} tokens, these semantic IDs and users have {self.ids.vocabulary + self.config.user_tokens}: it belongs to another tokeniser"
+                f"the model in {folder} knows {known[0]} tokens, IDs {known[1]}; these semantic IDs and users have {tokens}, IDs {self.ids.digest}: it belongs to another tokeniser"
             )
         return FittedTIGER(self, model, replace(report, valid_losses=tuple(report.valid_losses)))
 
@@ -120,13 +122,15 @@ class FittedTIGER:
         beams = np.maximum(depth, config.beams)
         return rank_items(self.model, self.trie, spelt, beams, config.batch_beams, runtime)
 
-    def diagnose(self, histories: Sequences, runtime: Runtime) -> dict[str, float | int | str]:
+    def diagnose(
+        self, users: NDArray[np.int64], histories: Sequences, runtime: Runtime
+    ) -> dict[str, float | int | str]:
         """Share of beams that name no item when nothing keeps them to IDs that exist, over some users drawn at random."""
         config = self.backbone.config
-        probes = runtime.rng("probe users").permutation(len(histories))[: config.probe_users]
+        probes = np.sort(runtime.rng("probe users").permutation(len(histories))[: config.probe_users])
         if not len(probes):
             return {}
-        spelt = spell(self.backbone.ids, histories.take(np.sort(probes)), config)
+        spelt = spell(self.backbone.ids, histories.take(probes), config, users=users[probes])
         rate = invalid_rate(self.model, self.trie, spelt, config.beams, config.batch_beams, runtime)
         return {"invalid_beam_rate": rate, "probe_users": len(probes)}
 

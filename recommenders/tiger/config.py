@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from prunebench.recommenders.base import Config, Stage
 from prunebench.recommenders.encoder import EncoderConfig
@@ -14,7 +14,7 @@ from prunebench.recommenders.fine_tuning import TRAINING_KEYS, TrainingConfig
 class RQVAEConfig(Config):
     """Residual-quantised autoencoder of item vectors (Rajput et al., 2023, §3.1; its figures are the defaults)."""
 
-    hidden: tuple[int, ...] = Field(
+    hidden: tuple[PositiveInt, ...] = Field(
         (512, 256, 128), description="widths of the encoder's layers; the decoder mirrors them"
     )
     width: int = Field(32, ge=1, description="dimensions that are quantised")

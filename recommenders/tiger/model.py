@@ -36,6 +36,7 @@ def new_model(config: TIGERConfig, ids: SemanticIDs, runtime: Runtime) -> Any:
         decoder_start_token_id=PADDING,
         eos_token_id=None,
         use_cache=False,
+        semantic_ids=ids.digest,
     )
     with torch.random.fork_rng():
         torch.manual_seed(runtime.derive("tiger weights") % 2**63)

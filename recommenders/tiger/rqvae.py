@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
-from prunebench.recommenders.base import Float32
+from prunebench.recommenders.base import Float32, RecommenderError
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.tiger.config import TokeniserConfig
 from prunebench.recommenders.tiger.quantised import Quantised
@@ -88,7 +88,7 @@ def train_rqvae(rows: Float32, counts: NDArray[np.int64], config: TokeniserConfi
 
     ``counts`` int64 [n]: the items that each row stands for; an epoch sees a row as often. The notes are ``epochs`` and
     ``codes_revived``, how often a dead code was put to use again. The result may depend on the device and on the
-    number of threads, as sums of floats do.
+    number of threads, as sums of floats do. Raises RecommenderError where the training diverges.
     """
     settings = config.rqvae
     scale = np.float32(np.sqrt(np.mean(np.square(rows), dtype=np.float64)) or 1.0)
@@ -111,6 +111,8 @@ def train_rqvae(rows: Float32, counts: NDArray[np.int64], config: TokeniserConfi
                 optimiser.step()
                 revived += model.revived()
         codes, reconstruction = model.quantise(data)
+    if not reconstruction.isfinite().all():
+        raise RecommenderError(f"the RQ-VAE diverged: lower tokeniser.rqvae.lr ({settings.lr}) or its commitment")
     return Quantised(
         codes.cpu().numpy(),
         tuple(model.quantiser.codebooks.cpu().numpy()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,11 @@ class SemanticIDs:
     def tokens(self) -> NDArray[np.int32]:
         """Each item's ID as tokens, int32 [n_items, levels]."""
         return (self.codes + self.first_tokens[:-1]).astype(np.int32)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (first 16 hex digits) of all items' tokens: what a model knows the items by."""
+        return hashlib.sha256(self.tokens.astype("<i4").tobytes()).hexdigest()[:16]
 
     def spell(self, histories: Sequences) -> Sequences:
         """Each row's items as the tokens of their IDs, oldest first: ``levels`` times as long."""
