@@ -77,7 +77,8 @@ def one_line(error: ValidationError, what: str) -> str:
     if first["type"] == "extra_forbidden":
         return f"{what} has no setting {key!r}"
     said = first["msg"].removeprefix("Value error, ")
-    return f"{what}: {key} = {first['input']!r}: {said[:1].lower()}{said[1:]}"
+    where = f"{key} = {first['input']!r}: " if key else ""
+    return f"{what}: {where}{said[:1].lower()}{said[1:]}"
 
 
 def build(kind: type[Config], values: Mapping[str, Any], what: str) -> Config:

@@ -239,7 +239,11 @@ class Harness:
                     [load_rankings(work.scratch / f"ranked-{n:05d}.npz") for n in range(len(chunks))]
                 )
                 model = model or self._backbone_for(needs).load(fitted.folder, runtime)
-                notes = model.diagnose(queries.users, queries.histories, runtime) if isinstance(model, HasDiagnostics) else {}
+                notes = (
+                    model.diagnose(queries.users, queries.histories, runtime)
+                    if isinstance(model, HasDiagnostics)
+                    else {}
+                )
             save_rankings(work.folder / "rankings.npz", ranked.take(np.argsort(order, kind="stable")))
             return {"notes": notes}
 

@@ -63,7 +63,7 @@ class TitleVectors:
 
 
 class TitleVectorsSignal:
-    """Unit-length sentence embeddings of the item titles: for grounding, references, and the catalogue LLM."""
+    """Unit-length sentence embeddings of the item titles: for grounding, semantic IDs, references, and the catalogue LLM."""
 
     Config = EncoderConfig
     version, phase, seeded, reads = 1, "inference", False, ("titles",)
@@ -142,7 +142,7 @@ def backbone_key(context: Context, backbone: Any, stage: Stage) -> dict[str, Any
 
 
 class EffortSignal:
-    """The LLM's gradient norm of each sample (Eq. 12), float32 [n]; NaN for samples that are no candidates."""
+    """The backbone's gradient norm of each sample (Eq. 12), float32 [n]; NaN for samples that are no candidates."""
 
     class Config(Config):
         candidates: int | None = Field(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from sentence_transformers import SentenceTransformer
 
 from prunebench.recommenders.base import Config, Float32, RecommenderError
@@ -27,8 +28,8 @@ class EncoderConfig(Config):
     ``batch_size``: texts per forward pass; small batches suit CPU caches and hardly change the vectors.
     """
 
-    name: str = "auto"
-    batch_size: int = 32
+    name: str = Field("auto", min_length=1, description="auto, a Hub id, or a local folder")
+    batch_size: int = Field(32, ge=1, description="texts per forward pass")
 
 
 class SentenceEncoder:

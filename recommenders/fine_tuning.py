@@ -152,7 +152,9 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime, folder: Path) ->
     if not all(np.isfinite([zero, *losses])):
         raise RecommenderError(f"the stop loss became {losses[-1:] or zero}: lower lr ({config.lr}) or use fp32")
     if state.global_step and not watch.changed:
-        raise RecommenderError(f"{state.global_step} optimiser steps left the weights unchanged: check lr and targets")
+        raise RecommenderError(
+            f"{state.global_step} optimiser steps left the weights unchanged: check lr and what is trained"
+        )
     best = state.best_global_step if stopping else state.global_step
     if best == 0:
         restore_weights(model, initial)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prunebench.benchmark.item_signals import SemanticIDsSignal
+from prunebench.benchmark.item_signals import SemanticIDsConfig, SemanticIDsSignal
 from prunebench.benchmark.providers import EffortSignal
 from prunebench.benchmark.signals import Context, Graph
 from prunebench.benchmark.store import Store
@@ -24,17 +24,17 @@ SMALL = {"hidden": [32, 16], "width": 8, "batch": 64, "epochs": 2}
 VECTORS = np.random.default_rng(0).normal(size=(30, 12)).astype(np.float32)
 
 
-def config(kind: str, **rqvae: Any) -> TokeniserConfig:
-    return TokeniserConfig.model_validate({"kind": kind, "rqvae": rqvae})
+def config(kind: str, **rqvae: Any) -> SemanticIDsConfig:
+    return SemanticIDsConfig.model_validate({"kind": kind, "rqvae": rqvae})
 
 
 def test_only_settings_in_use_are_dumped() -> None:
     plain, other = config("rkmeans"), config("rkmeans", epochs=9)
     assert plain.model_dump(mode="json") == other.model_dump(mode="json")
     assert config("rqvae").model_dump(mode="json") != config("rqvae", epochs=9).model_dump(mode="json")
-    for knobs in (config("rqvae", epochs=9), TokeniserConfig()):
-        assert TokeniserConfig.model_validate(knobs.model_dump(mode="json")) == knobs
-        assert TokeniserConfig.model_validate_json(knobs.model_dump_json()) == knobs
+    for knobs in (config("rqvae", epochs=9), SemanticIDsConfig()):
+        assert SemanticIDsConfig.model_validate(knobs.model_dump(mode="json")) == knobs
+        assert SemanticIDsConfig.model_validate_json(knobs.model_dump_json()) == knobs
 
 
 class Vectors:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
 
 from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import RecommenderError
@@ -320,6 +321,14 @@ def test_the_first_codebooks_are_kmeans_of_encoded_items() -> None:
     spread = (latent - latent.mean(dim=0)).square().sum()
     left = (latent - model.eval().quantiser(latent[None])[0][0]).square().sum()
     assert left < 0.2 * spread
+
+
+def test_a_rate_that_diverges_is_one_clear_line() -> None:
+    with pytest.raises(RecommenderError, match=r"lower tokeniser\.rqvae\.lr") as error:
+        fit_semantic_ids(blobs(60)[0], config("rqvae", epochs=2, lr=1e30), Runtime())
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValidationError, match=r"rqvae\.hidden\.1"):
+        config("rqvae", hidden=[4, 0])
 
 
 def test_dead_codes_are_revived_or_else_told() -> None:

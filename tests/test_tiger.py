@@ -19,15 +19,19 @@ from prunebench.recommenders.base import (
     HasEffort,
     RanksUsers,
     RecommenderError,
+    Stage,
 )
-from prunebench.recommenders.fine_tuning import TrainingConfig, trained_weights
+from prunebench.recommenders.fine_tuning import EpochOrder, trained_weights
 from prunebench.recommenders.runtime import Cancelled, Runtime
 from prunebench.recommenders.tiger import training
 from prunebench.recommenders.tiger.backbone import TIGER, FittedTIGER
+from prunebench.recommenders.tiger.beams import exact_scores, invalid_rate
 from prunebench.recommenders.tiger.config import TIGERConfig, TokeniserConfig
+from prunebench.recommenders.tiger.effort import efforts
 from prunebench.recommenders.tiger.model import hashed, new_model, spell
 from prunebench.recommenders.tiger.semantic_ids import PADDING, SemanticIDs
 from prunebench.recommenders.tiger.tokeniser import fit_semantic_ids
+from prunebench.recommenders.tiger.trie import Trie
 
 DATASET = make_dataset(users=120)
 QUICK = TIGERConfig(
@@ -35,6 +39,7 @@ QUICK = TIGERConfig(
     lr=1e-2, batch=32, micro_batch=8, max_steps=40, eval_every=8, max_history=3, beams=4,
 )  # fmt: skip
 RUNTIME = Runtime(seed=3)
+STAGES: tuple[Stage, ...] = ("effort", "fit", "recommend")
 
 
 @dataclass
@@ -82,14 +87,19 @@ def test_contract(ids: SemanticIDs, fitted: FittedTIGER) -> None:
     assert not isinstance(made, HasAlignment)
     assert isinstance(fitted, RanksUsers)
     assert isinstance(fitted, HasDiagnostics)
-    for stage in ("effort", "fit", "recommend"):
+    for stage in STAGES:
         assert made.needs(stage)["semantic_ids"].config == QUICK.tokeniser.model_dump(mode="json")
         json.dumps(made.key(stage))
     assert made.key("effort") == backbone(ids, lr=1.0, beams=2, batch_tokens=5, dropout=0.5).key("effort")
     assert made.key("effort") != backbone(ids, heads=3).key("effort")
     assert made.key("fit") == backbone(ids, beams=2, decoding="exact").key("fit")
-    for change in ({name: None} for name in TrainingConfig.model_fields):
-        assert made.key("fit") != backbone(ids, **change).key("fit")
+    of_ranking, of_inputs = {"decoding", "beams", "probe_users"}, {"max_history", "user_tokens"}
+    for name in TIGERConfig.model_fields:
+        other = backbone(ids, **{name: None})
+        changed = {stage for stage in STAGES if made.key(stage) != other.key(stage)}
+        assert ("fit" in changed) == (name not in of_ranking | {"tokeniser", "batch_beams", "batch_tokens"}), name
+        assert ("recommend" in changed) == (name in of_ranking | of_inputs | {"precision"}), name
+        assert ("effort" in changed) >= (name in of_inputs | {"layers", "heads", "width"}), name
     assert made.key("recommend") == backbone(ids, lr=1.0, batch_beams=2).key("recommend")
     assert made.key("recommend") != backbone(ids, decoding="exact").key("recommend")
 
@@ -222,6 +232,9 @@ def test_a_saved_model_ranks_as_before(fitted: FittedTIGER, ids: SemanticIDs, tm
         backbone(ids).load(tmp_path / "elsewhere", RUNTIME)
     with pytest.raises(RecommenderError, match="belongs to another tokeniser"):
         backbone(ids, user_tokens=5).load(tmp_path, RUNTIME)
+    renamed = SemanticIDs(ids.codes[::-1].copy(), ids.sizes)
+    with pytest.raises(RecommenderError, match="belongs to another tokeniser"):
+        backbone(renamed).load(tmp_path, RUNTIME)
 
 
 def test_a_save_that_loses_the_weights_is_an_error(ids: SemanticIDs, tmp_path: Path, monkeypatch) -> None:
@@ -236,11 +249,40 @@ def test_a_save_that_loses_the_weights_is_an_error(ids: SemanticIDs, tmp_path: P
         fit(backbone(ids), tmp_path)
 
 
+def test_the_stop_loss_is_that_of_each_users_first_target_after_the_users_token(ids: SemanticIDs, tmp_path: Path):
+    made, stop = backbone(ids, user_tokens=5, max_steps=1), DATASET.queries("valid")
+    spelt = spell(ids, stop.histories, made.config, users=stop.users)
+    scores = exact_scores(new_model(made.config, ids, RUNTIME), Trie(ids), spelt, 64, RUNTIME)
+    expected = -np.mean([scores[row, targets[0]] for row, targets in enumerate(stop.targets)]) / ids.levels
+    assert fit(made, tmp_path).report.valid_losses[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_step_follows_the_mean_loss_per_code_of_its_batch(ids: SemanticIDs, tmp_path: Path, monkeypatch) -> None:
+    """However the batch is cut: against plain autograd on the whole of it, its norm clipped to 1 as by the Trainer."""
+    made, seen = backbone(ids, dropout=0.0, max_steps=1), {}
+
+    def step(self, *args, **kwargs):
+        seen.update({id(weight): weight.grad.clone() for group in self.param_groups for weight in group["params"]})
+        return keep(self, *args, **kwargs)
+
+    keep = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    trained, plain = fit(made, tmp_path).model, new_model(made.config, ids, RUNTIME)
+    spelt = spell(ids, DATASET.samples().histories, made.config, DATASET.samples().targets)
+    batch = spelt.batch(EpochOrder(spelt.lengths, made.config.batch, RUNTIME).order(0)[: made.config.batch])
+    training.batch_losses(plain, batch).sum().div(batch["labels"].numel()).backward()
+    torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+    for mine, weight in zip(trained.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(seen[id(mine)], weight.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_half_precision_is_for_training_alone(ids: SemanticIDs, tmp_path: Path) -> None:
     """The Trainer's autocast stays off what it gives back, which is to compute what the saved model does."""
-    model = fit(backbone(ids, precision="bf16", max_steps=8), tmp_path).model
+    half, whole = (fit(backbone(ids, precision=name, max_steps=8), tmp_path / name) for name in ("bf16", "fp32"))
+    assert not same(half, whole)
+    model = half.model
     batch = spell(ids, DATASET.samples().histories, QUICK, DATASET.samples().targets).batch(np.arange(4))
-    read = training.read_model(tmp_path / "model", RUNTIME.device)
+    read = training.read_model(tmp_path / "bf16" / "model", RUNTIME.device)
     torch.testing.assert_close(training.batch_losses(model, batch), training.batch_losses(read, batch))
 
 
@@ -256,13 +298,24 @@ def test_the_papers_schedule_is_constant_and_then_falls_with_the_root(ids: Seman
     fit(backbone(ids, schedule="inverse_sqrt", warmup_steps=10, lr=1e-3, patience=9), tmp_path / "adamw")
     assert rates[:11] == pytest.approx([1e-3] * 11)
     assert rates[39] == pytest.approx(1e-3 * (10 / 39) ** 0.5)
-    assert fit(backbone(ids, optimizer="adafactor", max_steps=8), tmp_path / "ada").report.steps == 8
+    one, other = (
+        fit(backbone(ids, optimizer=name, max_steps=8), tmp_path / f"{name} 8") for name in ("adamw", "adafactor")
+    )
+    assert one.report.steps == other.report.steps == 8
+    assert not same(one, other)
 
 
 def test_a_rate_that_diverges_is_one_clear_line(ids: SemanticIDs, tmp_path: Path) -> None:
     with pytest.raises(RecommenderError, match="lower lr") as caught:
         fit(backbone(ids, lr=1e30), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_effort_is_of_what_training_with_that_seed_starts_from(ids: SemanticIDs) -> None:
+    made, samples = backbone(ids, user_tokens=5), DATASET.samples()
+    spelt = spell(ids, samples.histories, made.config, samples.targets, samples.ids)
+    expected = efforts(new_model(made.config, ids, RUNTIME), spelt, 64, RUNTIME)
+    np.testing.assert_allclose(made.effort(samples, RUNTIME), expected, rtol=1e-4)
 
 
 # -- ranking --------------------------------------------------------------------------------------------------------
@@ -301,13 +354,24 @@ def test_the_users_token_matters_where_there_is_one(ids: SemanticIDs, tmp_path: 
 
 
 def test_invalid_beams_are_counted(fitted: FittedTIGER, ids: SemanticIDs, tmp_path: Path) -> None:
-    histories = DATASET.queries("test").histories
-    notes = fitted.diagnose(histories, RUNTIME)
+    users, histories = DATASET.queries("test").users, DATASET.queries("test").histories
+    notes = fitted.diagnose(users, histories, RUNTIME)
     assert notes["probe_users"] == len(histories)
     assert 0 <= notes["invalid_beam_rate"] <= 1
     nobody = DATASET.samples().take(np.empty(0, np.int64))
     untrained = backbone(ids).fit(nobody, DATASET.queries("valid"), RUNTIME, tmp_path)
-    assert untrained.diagnose(histories, RUNTIME)["invalid_beam_rate"] > 0.5  # codes of a wrong level are likely there
-    assert notes["invalid_beam_rate"] < untrained.diagnose(histories, RUNTIME)["invalid_beam_rate"]
+    blind = untrained.diagnose(users, histories, RUNTIME)["invalid_beam_rate"]
+    assert blind > max(0.5, notes["invalid_beam_rate"])  # codes of a wrong level are likely there
     quiet = FittedTIGER(backbone(ids, probe_users=0), fitted.model, fitted.report)
-    assert quiet.diagnose(histories, RUNTIME) == {}
+    assert quiet.diagnose(users, histories, RUNTIME) == {}
+
+
+def test_the_users_probed_are_decoded_as_those_ranked_are(ids: SemanticIDs, tmp_path: Path) -> None:
+    model = fit(backbone(ids, user_tokens=16, max_steps=8, probe_users=5), tmp_path)
+    queries = DATASET.queries("test")
+    probes = np.sort(RUNTIME.rng("probe users").permutation(len(queries))[:5])
+    config = model.backbone.config
+    spelt = spell(ids, queries.histories.take(probes), config, users=queries.users[probes])
+    rate = invalid_rate(model.model, model.trie, spelt, config.beams, config.batch_beams, RUNTIME)
+    assert model.diagnose(queries.users, queries.histories, RUNTIME) == {"invalid_beam_rate": rate, "probe_users": 5}
+    assert (spelt.tokens.items >= ids.vocabulary).sum() == 5

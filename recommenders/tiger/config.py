@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, PositiveInt
 
 from prunebench.recommenders.base import Config, Stage
 from prunebench.recommenders.encoder import EncoderConfig
@@ -39,11 +39,6 @@ class TokeniserConfig(Config):
     codes: int = Field(256, ge=2, description="per codebook; fewer where there are fewer distinct vectors")
     rqvae: RQVAEConfig = Field(default_factory=lambda: RQVAEConfig.model_validate({}))
     encoder: EncoderConfig = Field(default_factory=lambda: EncoderConfig.model_validate({}))
-
-    @model_serializer(mode="wrap")
-    def _in_use(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Settings without effect are left out: they are to change no hash."""
-        return {name: value for name, value in dump(self).items() if name != "rqvae" or self.kind == "rqvae"}
 
 
 class TIGERConfig(TrainingConfig):
