@@ -97,7 +97,8 @@ def test_contract(ids: SemanticIDs, fitted: FittedTIGER) -> None:
     for name in TIGERConfig.model_fields:
         other = backbone(ids, **{name: None})
         changed = {stage for stage in STAGES if made.key(stage) != other.key(stage)}
-        assert ("fit" in changed) == (name not in of_ranking | {"tokeniser", "batch_beams", "batch_tokens"}), name
+        elsewhere = of_ranking | {"tokeniser", "batch_beams", "batch_tokens", "effort_steps"}
+        assert ("fit" in changed) == (name not in elsewhere), name
         assert ("recommend" in changed) == (name in of_ranking | of_inputs | {"precision"}), name
         assert ("effort" in changed) >= (name in of_inputs | {"layers", "heads", "width"}), name
     assert made.key("recommend") == backbone(ids, lr=1.0, batch_beams=2).key("recommend")
@@ -375,3 +376,27 @@ def test_the_users_probed_are_decoded_as_those_ranked_are(ids: SemanticIDs, tmp_
     rate = invalid_rate(model.model, model.trie, spelt, config.beams, config.batch_beams, RUNTIME)
     assert model.diagnose(queries.users, queries.histories, RUNTIME) == {"invalid_beam_rate": rate, "probe_users": 5}
     assert (spelt.tokens.items >= ids.vocabulary).sum() == 5
+
+
+# -- effort ---------------------------------------------------------------------------------------------------------
+
+
+def test_effort_after_some_steps_is_that_of_a_model_trained_on_a_draw_of_all(ids: SemanticIDs, tmp_path: Path) -> None:
+    samples = DATASET.samples()
+    made = backbone(ids, effort_steps=2)
+    scores = made.effort(samples, RUNTIME)
+    drawn = samples.take(RUNTIME.rng("before effort").permutation(samples.ids)[: 2 * QUICK.batch])
+    nobody = DATASET.queries("valid").take(np.empty(0, np.int64))
+    trained = backbone(ids, max_steps=2, eval_every=2).fit(drawn, nobody, RUNTIME, tmp_path).model
+    spelt = spell(ids, samples.histories, QUICK, samples.targets)
+    np.testing.assert_allclose(scores, efforts(trained, spelt, 64, RUNTIME), rtol=1e-5)
+    # A part of the samples gets what it gets among all of them: the steps are not taken on what is scored.
+    np.testing.assert_allclose(
+        backbone(ids, effort_steps=2).effort(samples.take(samples.ids[:9]), RUNTIME), scores[:9], rtol=1e-5
+    )
+    plain = backbone(ids).effort(samples, RUNTIME)
+    assert not np.allclose(plain, scores, rtol=1e-2)
+    np.testing.assert_allclose(plain, efforts(new_model(QUICK, ids, RUNTIME), spelt, 64, RUNTIME), rtol=1e-5)
+    assert made.key("effort") != backbone(ids).key("effort")
+    assert made.key("effort") != backbone(ids, effort_steps=2, lr=1.0).key("effort")
+    assert backbone(ids).key("effort") == backbone(ids, lr=1.0).key("effort")

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,17 @@ class TIGER:
 
     def __init__(self, config: TIGERConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources
+        self._started: tuple[int, Any] | None = None
 
     def needs(self, stage: Stage) -> dict[str, Request]:
         return {"semantic_ids": Request("semantic_ids", self.config.tokeniser.model_dump(mode="json"))}
 
     def key(self, stage: Stage) -> dict[str, Any]:
         """Settings that decide a stage's result. The semantic IDs come in through ``needs``."""
-        return self.config.model_dump(mode="json", include=set(STAGE_KEYS[stage]))
+        keys = set(STAGE_KEYS[stage])
+        if stage == "effort" and self.config.effort_steps:
+            keys |= {"effort_steps", *STAGE_KEYS["fit"]} - {"max_steps"}
+        return self.config.model_dump(mode="json", include=keys)
 
     @cached_property
     def ids(self) -> SemanticIDs:
@@ -83,13 +88,32 @@ class TIGER:
             )
         return FittedTIGER(self, model, replace(report, valid_losses=tuple(report.valid_losses)))
 
+    @global_generators_kept()
     def effort(self, samples: Samples, runtime: Runtime) -> Float32:
-        """‖∇_φ L(s)‖₂ per sample, float32 [n], at the random weights training starts from (Eq. 12); dropout is off.
+        """‖∇_φ L(s)‖₂ per sample, float32 [n] (Eq. 12), at random weights or after ``effort_steps``; dropout is off.
 
-        L is the sum of −log P over the target's codes; φ are all parameters.
+        L is the sum of −log P over the target's codes; φ are all parameters. The paper's LLM is pretrained, and a model
+        from random weights is not: there the norm follows the seed (GraNd's scores at initialisation do not reproduce
+        either). The steps are taken on random samples of all the data set's.
         """
         spelt = spell(self.ids, samples.histories, self.config, samples.targets, samples.ids)
-        return efforts(new_model(self.config, self.ids, runtime), spelt, self.config.batch_tokens, runtime)
+        return efforts(self._before_effort(runtime), spelt, self.config.batch_tokens, runtime)
+
+    def _before_effort(self, runtime: Runtime) -> Any:
+        """The model efforts are taken at; read but never changed, so kept for the next samples."""
+        if self._started is None or self._started[0] != runtime.seed:
+            model, steps = new_model(self.config, self.ids, runtime), self.config.effort_steps
+            if steps:
+                everything = self.resources.dataset.samples()
+                drawn = runtime.rng("before effort").permutation(everything.ids)[: steps * self.config.batch]
+                few = everything.take(drawn)
+                spelt = spell(self.ids, few.histories, self.config, few.targets, few.ids)
+                settings = self.config.model_copy(update={"max_steps": steps, "eval_every": steps})
+                nobody = spell(self.ids, Sequences.empty(0), self.config, users=np.empty(0, np.int64))
+                with TemporaryDirectory() as folder:
+                    train(model, spelt, nobody, settings, runtime, Path(folder))
+            self._started = runtime.seed, model
+        return self._started[1]
 
 
 class FittedTIGER:

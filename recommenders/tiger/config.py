@@ -64,6 +64,10 @@ class TIGERConfig(TrainingConfig):
     batch: int = Field(256, ge=1, description="samples per optimiser step")
     micro_batch: int = Field(32, ge=1, description="samples per forward and backward; divides batch")
 
+    effort_steps: int = Field(
+        0, ge=0, description="optimiser steps on random samples of all before effort; 0: at random weights, all seed"
+    )
+
     decoding: Literal["beam", "exact"] = Field(
         "beam", description="exact: the probability of every item, for small catalogues"
     )
@@ -80,7 +84,7 @@ _MODEL = (
     *("dropout", "precision"),
 )
 STAGE_KEYS: dict[Stage, tuple[str, ...]] = {
-    "effort": tuple(name for name in _MODEL if name != "dropout"),
+    "effort": tuple(name for name in _MODEL if name != "dropout"),  # with ``effort_steps`` also those of "fit"
     "fit": (*_MODEL, "optimizer", *TRAINING_KEYS),
     "recommend": ("max_history", "user_tokens", "precision", "decoding", "beams", "probe_users"),
 }
