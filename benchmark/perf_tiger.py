@@ -112,10 +112,8 @@ def _constraint(model: Any, trie: Trie, spelt: Spelt, config: TIGERConfig, runti
 
 
 def _generation(model: Any, ids: SemanticIDs, trie: Trie, spelt: Spelt, config: TIGERConfig) -> dict[str, Any]:
-    beams, items = (
-        min(config.beams, len(trie.items)),
-        {tuple(row): item for item, row in enumerate(ids.tokens.tolist())},
-    )
+    beams = min(config.beams, len(trie.items))
+    items = {tuple(row): item for item, row in enumerate(ids.tokens.tolist())}
     following: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for known in items:
         for level, token in enumerate(known):
