@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,12 @@ def summarise(per_user: PerUser, queries: Queries, dataset: RecDataset) -> dict[
             "ndcg": means(ndcg, having),
         }
     return summary
+
+
+def coverage(rankings: Rankings, cutoffs: Sequence[int]) -> dict[str, int]:
+    """Catalogue coverage: how many distinct items the first k of all rows hold, as listed; cut-off (text) → items."""
+    rank = np.arange(len(rankings.items), dtype=np.int64) - rankings.offsets[_rows(rankings)]
+    return {str(k): len(np.unique(rankings.items[rank < k])) for k in cutoffs}
 
 
 def _rows(rankings: Rankings) -> Int64:

@@ -142,6 +142,7 @@ def keep(
             return known, folder
     stages, killed = bill(store, roots)
     config = settings(run, outcome.pruned.uses)
+    ranked = {"unmasked": outcome.rankings, "masked": metrics.mask(outcome.rankings, outcome.queries.histories)}
     info = outcome.fitted.info
     record = schema.Record(
         run=name,
@@ -174,7 +175,10 @@ def keep(
             **{key: info[key] for key in ("steps", "tokens", "samples", "best_step", "valid_losses")}
         ),
         metrics={
-            protocol: schema.Metrics(**metrics.summarise(values, outcome.queries, dataset))
+            protocol: schema.Metrics(
+                **metrics.summarise(values, outcome.queries, dataset),
+                coverage=metrics.coverage(ranked[protocol], CUTOFFS),
+            )
             for protocol, values in outcome.per_user.items()
         },
         per_user="per_user.npz",

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 2
-"""Version 2 added ``StageBill.notes``. Records of version 1 are still read: they have none."""
+SCHEMA_VERSION = 3
+"""Version 2 added ``StageBill.notes``, version 3 ``Metrics.coverage``. Older records are still read: they have none."""
 
 Phase = Literal["pretraining", "pruning", "fine-tuning", "inference"]
 COUNTED: tuple[Phase, ...] = ("pruning", "fine-tuning", "inference")
@@ -101,7 +101,10 @@ class TargetMetrics(Part):
 
 
 class Metrics(Part):
-    """Means over users with a target; ``warm`` and ``cold`` split the targets by whether train has the item."""
+    """Means over users with a target; ``warm`` and ``cold`` split the targets by whether train has the item.
+
+    ``coverage``: cut-off (as text) → distinct items in all users' lists down to there.
+    """
 
     users: int
     targets: int
@@ -111,6 +114,7 @@ class Metrics(Part):
     mrr: Means = {}
     warm: TargetMetrics | None = None
     cold: TargetMetrics | None = None
+    coverage: dict[str, int] = {}
 
 
 class StageBill(Part):

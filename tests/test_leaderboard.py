@@ -107,6 +107,9 @@ def test_a_stage_says_of_itself_what_it_likes_and_version_1_said_nothing() -> No
     del values["bill"][0]["notes"]
     old = read_record(json.dumps({**values, "schema_version": 1}))
     assert (old.schema_version, old.bill[0].notes, old.digest) == (1, {}, one.digest)
+    for metrics in values["metrics"].values():
+        del metrics["coverage"]
+    assert read_record(json.dumps({**values, "schema_version": 2})).metrics["unmasked"].coverage == {}
     values["bill"][0]["notes"] = {"residual": float("nan")}
     with pytest.raises(RecordError, match=r"bill\.0\.notes\.residual"):
         read_record(json.dumps(values))

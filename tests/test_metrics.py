@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from prunebench.benchmark.metrics import MetricError, check_rankings, evaluate, mask, summarise
+from prunebench.benchmark.metrics import MetricError, check_rankings, coverage, evaluate, mask, summarise
 from prunebench.datasets.schema import RecDataset, Sequences
 from prunebench.recommenders.base import Rankings
 
@@ -191,3 +191,9 @@ def test_check_rankings_names_the_row() -> None:
         check_rankings(ranked([(0, 2.0), (0, 1.0)]), np.array([2]), 3)
     with pytest.raises(MetricError, match="3 rankings for 2"):
         evaluate(ranked([], [], []), Sequences.empty(2))
+
+
+def test_coverage_counts_the_items_of_all_lists_once() -> None:
+    rankings = ranked([(3, 0.9), (1, 0.8), (7, 0.1)], [(3, 0.5)], [], [(2, 0.4), (3, 0.4), (1, 0.3)])
+    assert coverage(rankings, (1, 2, 3, 9)) == {"1": 2, "2": 3, "3": 4, "9": 4}
+    assert coverage(rankings.take(np.empty(0, np.int64)), (5,)) == {"5": 0}

@@ -92,6 +92,7 @@ def test_dealrec_with_tiger_runs_through_all_stages(run: Run) -> None:
     assert {"reconstruction_error", "usage_1", "perplexity_1"} <= set(notes)
     assert made["predictions"]["notes"]["probe_users"] == 20
     assert 0 <= made["predictions"]["notes"]["invalid_beam_rate"] <= 1
+    assert 10 <= record["metrics"]["unmasked"]["coverage"]["10"] <= record["dataset"]["counts"]["items"]
     assert run("--method", "dealrec", "--budget", "24") == record
 
 
