@@ -20,8 +20,8 @@ from prunebench.recommenders.bigrec.backbone import BIGRec, FittedBIGRec, effort
 from prunebench.recommenders.bigrec.beams import beam_search, shares_prefix
 from prunebench.recommenders.bigrec.config import BIGRecConfig, LoRA, preset
 from prunebench.recommenders.bigrec.generation import plain_beam_search
-from prunebench.recommenders.bigrec.model import adapter_state, add_adapter, embed_texts, restore_adapter, token_losses
-from prunebench.recommenders.fine_tuning import EpochOrder
+from prunebench.recommenders.bigrec.model import adapter_state, add_adapter, embed_texts, token_losses
+from prunebench.recommenders.fine_tuning import EpochOrder, restore_weights
 from prunebench.recommenders.runtime import Cancelled, Runtime
 
 DATASET = make_dataset()
@@ -54,7 +54,7 @@ def started(made: BIGRec, *, live: bool = False):
     model = add_adapter(made.base(RUNTIME), made.config, RUNTIME)
     if live:
         noise = {name: torch.randn(v.shape, generator=torch.manual_seed(1)) for name, v in adapter_state(model).items()}
-        restore_adapter(model, noise)
+        restore_weights(model, noise)
     return model
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_world import SMALL_WORLD
+from small_world import SMALL_WORLD, bench, stages
 
-from prunebench.benchmark import cli
 from prunebench.datasets.library import Library
 from prunebench.datasets.synthetic import generate
 
@@ -47,18 +46,9 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 
     def call(*words: str, command: str = "run") -> dict[str, Any]:
         settings = [part for setting in SMALL for part in ("--set", setting)]
-        monkeypatch.setattr(sys, "argv", ["bench", command, "--dataset", "small", *settings, *words, "--json"])
-        capfd.readouterr()
-        cli.main()
-        out, err = capfd.readouterr()
-        assert out, err
-        return json.loads(out)
+        return bench(monkeypatch, capfd, command, "--dataset", "small", *settings, *words)
 
     return call
-
-
-def stages(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {stage["stage"]: stage for stage in record["bill"]}
 
 
 def test_dealrec_with_bigrec_runs_through_all_stages(run: Run, home: Path) -> None:

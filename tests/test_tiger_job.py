@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_world import SMALL_WORLD
+from small_world import SMALL_WORLD, bench, stages
 
 from prunebench.benchmark import cli
 from prunebench.benchmark.harness import load_rankings
@@ -50,19 +49,9 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 
     def call(*words: str, dataset: str = "small", command: str = "run", settings: list[str] = SMALL) -> dict[str, Any]:
         given = [part for setting in settings for part in ("--set", setting)]
-        chosen = ["--backbone", "tiger", "--dataset", dataset]
-        monkeypatch.setattr(sys, "argv", ["bench", command, *chosen, *given, *words, "--json"])
-        capfd.readouterr()
-        cli.main()
-        out, err = capfd.readouterr()
-        assert out, err
-        return json.loads(out)
+        return bench(monkeypatch, capfd, command, "--backbone", "tiger", "--dataset", dataset, *given, *words)
 
     return call
-
-
-def stages(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {stage["stage"]: stage for stage in record["bill"]}
 
 
 def test_dealrec_with_tiger_runs_through_all_stages(run: Run) -> None:

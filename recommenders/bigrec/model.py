@@ -131,14 +131,6 @@ def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters() if "lora_" in name}
 
 
-def restore_adapter(model: Any, state: dict[str, torch.Tensor]) -> None:
-    """Write an ``adapter_state`` back, in place."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in state.items():
-            parameters[name].copy_(value)
-
-
 def window(model: Any) -> int | None:
     """Longest input in tokens, where the configuration names one."""
     return getattr(model.config, "max_position_embeddings", None)
