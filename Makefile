@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint types perf clean help
+.PHONY: demo test lint types perf troubleshooting clean help
 
 help:
 	@echo "make demo   install, run the main job on the embedded defaults, show the leaderboard"
@@ -38,6 +38,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+troubleshooting: $(VENV)/.test
+	$(BIN)/python tests/mistakes.py > TROUBLESHOOTING.md.new
+	mv TROUBLESHOOTING.md.new TROUBLESHOOTING.md
 
 perf: $(VENV)/.demo
 	$(BIN)/bench perf

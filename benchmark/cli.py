@@ -4,108 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from prunebench.benchmark.cli_datasets import datasets
+from prunebench.benchmark.cli_options import JSON, LEARNS, PLUGINS, SETUP, WHAT, Plain, home_folder
+
 KINDS = ("methods", "backbones", "datasets", "surrogates", "signals", "runs")
-HOME = "~/.prunebench"
-
-
-class Plain(click.Group):
-    """Commands in the order of a newcomer's day, not of the alphabet."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-def home_folder() -> Path:
-    return Path(os.environ.get("PRUNEBENCH_HOME") or HOME).expanduser()
-
-
-def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def apply(command: Any) -> Any:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return apply
-
-
-JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Machine-readable: JSON and nothing else on standard output."
-)
-LEARNS = options(
-    click.option(
-        "--backbone",
-        default=None,
-        metavar="NAME",
-        help="What is fine-tuned, see `bench ls backbones`.  [default: bigrec]",
-    ),
-    click.option(
-        "--surrogate", default=None, metavar="NAME", help="Small model the scores come from.  [default: sasrec]"
-    ),
-)
-SETUP = options(
-    click.option(
-        "--budget",
-        default=None,
-        metavar="N|P%|full",
-        help="Training samples kept; 0 is zero-shot.  [default: the data set's: 256 on mini, 1024 on games]",
-    ),
-    click.option(
-        "--llm",
-        default=None,
-        metavar="NAME",
-        help="Base LLM: `catalogue` (pre-trained here on item text), a Hub id, or a local folder.  [default: catalogue]",
-    ),
-    click.option(
-        "--preset",
-        default=None,
-        metavar="NAME",
-        help="Named settings of the backbone; bigrec has llama-7b, the paper's (8-bit, LoRA, Alpaca template).",
-    ),
-    click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="A setting, e.g. method.lam=0.5 or surrogate.loss=ce; repeatable. See `bench ls settings`.",
-    ),
-    click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path),
-        default=None,
-        metavar="FILE",
-        help="TOML or JSON with the same settings; --set wins over it.",
-    ),
-    click.option(
-        "--plugin",
-        "plugin_files",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        metavar="FILE",
-        help="Python file with a method, backbone or surrogate; repeatable.",
-    ),
-    click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-        default="auto",
-        show_default=True,
-        help="Where tensors live; auto takes a CUDA GPU if there is one.",
-    ),
-)
-WHAT = options(
-    click.option(
-        "--method", default=None, metavar="NAME", help="Pruning method, see `bench ls methods`.  [default: dealrec]"
-    ),
-    LEARNS,
-    click.option("--dataset", default=None, metavar="NAME", help="Data set, see `bench ls datasets`.  [default: mini]"),
-    SETUP,
-)
 
 
 @click.group(cls=Plain, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -143,12 +50,40 @@ def run(**asked: Any) -> None:
 @cli.command()
 @WHAT
 @click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of signal and selection.  [default: 0]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Write there instead: a file, or a folder for hf.  [default: standard output]",
+)
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["ids", "jsonl", "hf"]),
+    default="ids",
+    show_default=True,
+    help="ids: one sample id per line; jsonl: instruction, input and output, as fine-tuning tools read them; hf: a data set folder for `datasets.load_dataset`.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
 @JSON
 def prune(**asked: Any) -> None:
-    """Only select: sample ids on standard output, one per line."""
+    """Only select: sample ids on standard output, or the samples in a file to fine-tune on."""
     from prunebench.benchmark import commands
 
     commands.prune(home_folder(), **asked)
+
+
+@cli.command()
+@click.argument("sample", type=int)
+@click.option("--run", "run_name", required=True, metavar="R", help="A run, see `bench ls runs`; its first letters do.")
+@PLUGINS
+@JSON
+def explain(**asked: Any) -> None:
+    """Why a run kept SAMPLE (a sample id) or did not: its scores, ranks, stratum and draw, its history in words."""
+    from prunebench.benchmark import explain
+
+    explain.explain(home_folder(), **asked)
 
 
 @cli.command()
@@ -206,38 +141,7 @@ def ls(kind: str | None, as_json: bool) -> None:
         listing.show(home_folder(), kind, as_json)
 
 
-@cli.group(cls=Plain)
-def datasets() -> None:
-    """Import and inspect data sets."""
-
-
-@datasets.command(name="import")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "layout",
-    type=click.Choice(["dealrec"]),
-    required=True,
-    help="Layout of PATH: dealrec is the one released with the paper.",
-)
-@click.option("--name", required=True, help="Name to install it under.")
-@click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
-@JSON
-def import_(path: Path, layout: str, name: str, overwrite: bool, as_json: bool) -> None:
-    """Install a data set from files. Nothing in them is executed."""
-    from prunebench.benchmark import datasets_commands
-
-    datasets_commands.import_(home_folder(), path, layout, name, overwrite, as_json)
-
-
-@datasets.command(name="inspect")
-@click.argument("name")
-@JSON
-def inspect_(name: str, as_json: bool) -> None:
-    """Statistics, duplicate and missing titles, cold items, leaks between splits."""
-    from prunebench.benchmark import datasets_commands
-
-    datasets_commands.inspect(home_folder(), name, as_json)
+cli.add_command(datasets)
 
 
 @cli.group(cls=Plain)

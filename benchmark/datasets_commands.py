@@ -17,10 +17,14 @@ from prunebench.datasets.released import read_dealrec
 from prunebench.datasets.schema import DataError, RecDataset
 
 
-def import_(home: Path, path: Path, layout: str, name: str, overwrite: bool, as_json: bool) -> None:
+def import_(
+    home: Path, *, path: Path | None, layout: str, name: str, overwrite: bool, as_json: bool, **asked: Any
+) -> None:
     """Read, check, install atomically."""
     if name in Registry().names("datasets"):
         raise DataError(f"{name!r} is a built-in data set; choose another --name")
+    if path is None:
+        raise DataError(f"--format {layout} needs the folder to read: bench datasets import FOLDER --format {layout} …")
     dataset = {"dealrec": read_dealrec}[layout](path, name)
     entry = Library(home).install(dataset, overwrite=overwrite)
     if as_json:

@@ -16,13 +16,14 @@ from filelock import FileLock
 from prunebench.datasets import listing
 from prunebench.datasets.files import atomic_folder, leftovers, read_json, verify, write_json
 from prunebench.datasets.listing import KNOWN, META, NAME
-from prunebench.datasets.schema import SPLITS, DataError, RecDataset, Sequences
+from prunebench.datasets.schema import SPLITS, DataError, RecDataset, Sequences, Strings
 
 __all__ = ["FORMAT", "KNOWN", "Library"]
 
 FORMAT = 1
 """Version of an installed data set's layout."""
 ARRAYS, TITLES = "arrays.npz", "titles.json"
+KEYS = ("user_keys", "item_keys")
 
 
 class Library:
@@ -48,6 +49,9 @@ class Library:
                 arrays = {f"{split}_{part}": getattr(dataset.split(split), part) for split in SPLITS for part in _PARTS}
                 if dataset.labels is not None:
                     arrays["labels"] = np.asarray(dataset.labels, np.str_)
+                for names in KEYS:
+                    if (keys := getattr(dataset, names)) is not None:
+                        arrays |= {f"{names}_utf8": keys.utf8, f"{names}_offsets": keys.offsets}
                 np.savez(new / ARRAYS, **arrays)
                 write_json(new / TITLES, dataset.titles)
                 write_json(new / META, _entry(dataset))
@@ -69,8 +73,13 @@ class Library:
             with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
                 train, valid, test = (Sequences(*(arrays[f"{split}_{part}"] for part in _PARTS)) for split in SPLITS)
                 labels = arrays.get("labels")
+                keys = {
+                    names: Strings(arrays[f"{names}_utf8"], arrays[f"{names}_offsets"])
+                    for names in KEYS
+                    if f"{names}_utf8" in arrays
+                }
             titles = tuple(read_json(folder / TITLES))
-            dataset = RecDataset(name, titles, train, valid, test, labels, meta["source"], meta["meta"])
+            dataset = RecDataset(name, titles, train, valid, test, labels, meta["source"], meta["meta"], **keys)
             if dataset.fingerprint != meta["fingerprint"]:
                 raise DataError(f"its content has fingerprint {dataset.fingerprint}, not {meta['fingerprint']}")
         except (DataError, KeyError, zipfile.BadZipFile) as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prunebench.datasets.files import load_released_npy
-from prunebench.datasets.schema import SPLITS, DataError, Int64, RecDataset, Sequences, Split
+from prunebench.datasets.schema import SPLITS, DataError, Int64, RecDataset, Sequences, Split, Strings
 
 DICTIONARIES: dict[Split, str] = {
     "train": "training_dict.npy",
@@ -38,7 +38,7 @@ def read_dealrec(folder: Path, name: str) -> RecDataset:
     missing = [file for file in (*DICTIONARIES.values(), TITLES) if not (folder / file).is_file()]
     if missing:
         raise DataError(f"{folder} lacks {', '.join(missing)}; it is not a complete copy of the released layout")
-    titles = _titles(folder)
+    titles, item_keys = _titles(folder)
     users = {split: _dictionary(folder / file) for split, file in DICTIONARIES.items()}
     splits = {
         split: _sequences(folder / DICTIONARIES[split], rows, len(users["train"])) for split, rows in users.items()
@@ -55,7 +55,8 @@ def read_dealrec(folder: Path, name: str) -> RecDataset:
         "checked_against": " ".join(checked),
     }
     train, valid, test = (splits[split] for split in SPLITS)
-    return RecDataset(name, titles, train, valid, test, source=f"DEALRec release, folder {folder.name}", meta=facts)
+    source = f"DEALRec release, folder {folder.name}"
+    return RecDataset(name, titles, train, valid, test, source=source, meta=facts, item_keys=item_keys)
 
 
 def _dictionary(path: Path) -> Mapping[Any, Any]:
@@ -65,7 +66,8 @@ def _dictionary(path: Path) -> Mapping[Any, Any]:
     return value
 
 
-def _titles(folder: Path) -> tuple[str, ...]:
+def _titles(folder: Path) -> tuple[tuple[str, ...], Strings | None]:
+    """Titles by item, and the items' external ids where there is a map of them."""
     path = folder / TITLES
     by_item = _dictionary(path).get("recid2title")
     if not isinstance(by_item, dict):
@@ -73,11 +75,13 @@ def _titles(folder: Path) -> tuple[str, ...]:
     for item, title in by_item.items():
         if not _is_integer(item) or not (title is None or isinstance(title, str)):
             raise DataError(f"{path}: 'recid2title' maps {item!r} to {title!r}; integers to strings are needed")
+    keys = None
     if (folder / ITEMS).is_file():
-        items = sorted(item for item in _dictionary(folder / ITEMS).values() if _is_integer(item))
-        n_items = len(items)
-        if items != list(range(n_items)):
+        pairs = sorted((item, str(key)) for key, item in _dictionary(folder / ITEMS).items() if _is_integer(item))
+        n_items = len(pairs)
+        if [item for item, _ in pairs] != list(range(n_items)):
             raise DataError(f"{folder / ITEMS} does not number its items 0 … {n_items - 1}, each once")
+        keys = Strings.from_list([key for _, key in pairs])
     else:
         n_items = max(by_item, default=-1) + 1
         if n_items > 2**31:
@@ -85,7 +89,7 @@ def _titles(folder: Path) -> tuple[str, ...]:
     outside = [item for item in by_item if not 0 <= item < n_items]
     if outside:
         raise DataError(f"{path} gives a title to item {outside[0]}, outside 0 … {n_items - 1}")
-    return tuple(by_item.get(item) or "" for item in range(n_items))
+    return tuple(by_item.get(item) or "" for item in range(n_items)), keys
 
 
 def _sequences(path: Path, by_user: Mapping[Any, Any], n_users: int) -> Sequences:

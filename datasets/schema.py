@@ -99,12 +99,45 @@ class Sequences:
 
 
 @dataclass(frozen=True, eq=False)
+class Strings:
+    """A column of text in two flat arrays: 10 million names cost their bytes, not 10 million objects.
+
+    ``utf8`` uint8 [total]; ``offsets`` int64 [rows + 1], so that text ``r`` is ``utf8[offsets[r]:offsets[r + 1]]``.
+    """
+
+    utf8: NDArray[np.uint8]
+    offsets: Int64
+
+    @classmethod
+    def from_list(cls, texts: Sequence[str]) -> Strings:
+        encoded = [text.encode() for text in texts]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return cls(
+            np.frombuffer(b"".join(encoded), np.uint8), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> str:
+        """Raises IndexError for a row outside 0 … rows - 1."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self.utf8[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+
+@dataclass(frozen=True, eq=False)
 class RecDataset:
     """Interactions of users with items, already split in time.
 
     Items are 0 … ``n_items`` - 1 and ``titles[i]`` is item i's text. The three splits have one row per user, aligned:
     row u of each is user u's interactions of that part in time order, possibly none. ``labels`` (synthetic data only)
-    holds what was planted, one name per user, e.g. "clean", "noise", "duplicate".
+    holds what was planted, one name per user, e.g. "clean", "noise", "duplicate". ``user_keys`` and ``item_keys`` are
+    what users and items are called where the data come from, so that a selection can be taken back there; nothing may
+    be learnt from them, so the fingerprint leaves them out.
     """
 
     name: str
@@ -115,6 +148,8 @@ class RecDataset:
     labels: NDArray[np.str_] | None = None
     source: str = ""
     meta: dict[str, str] = field(default_factory=dict)
+    user_keys: Strings | None = None
+    item_keys: Strings | None = None
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -125,6 +160,9 @@ class RecDataset:
                 raise DataError(f"{self.name}: {split} names an item outside 0 … {len(self.titles) - 1}")
         if self.labels is not None and len(self.labels) != len(self.train):
             raise DataError(f"{self.name}: {len(self.labels)} labels for {len(self.train)} users")
+        for what, keys, rows in (("user", self.user_keys, self.n_users), ("item", self.item_keys, self.n_items)):
+            if keys is not None and len(keys) != rows:
+                raise DataError(f"{self.name}: {len(keys)} {what} keys for {rows} {what}s")
 
     def split(self, split: Split) -> Sequences:
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]

@@ -1,0 +1,8 @@
+"""Mistakes: language models."""
+
+from __future__ import annotations
+
+from mistakes import Mistake
+
+TITLE = "Language models"
+CASES: list[Mistake] = []
