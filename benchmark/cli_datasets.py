@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,32 @@ import click
 from prunebench.benchmark.cli_options import JSON, Plain, home_folder, options
 
 FILE = click.Path(path_type=Path)
+
+
+class Rating(click.ParamType):
+    """A number, or None for ``none``."""
+
+    name = "rating"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Fails for what is neither."""
+        try:
+            number = float("-inf" if value == "none" else value)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or number == math.inf:
+            self.fail(f"{value!r} is neither a number nor none", param, ctx)
+        return None if number == -math.inf else number
+
+
 PROTOCOL = options(
     click.option(
         "--min-rating",
-        type=float,
-        default=4.0,
+        type=Rating(),
+        default="4",
         show_default=True,
-        metavar="R",
-        help="Drop interactions rated lower; where there are no ratings, all stay.",
+        metavar="R|none",
+        help="Drop interactions rated lower; none, or data without ratings, keeps all.",
     ),
     click.option(
         "--split",

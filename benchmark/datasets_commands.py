@@ -2,63 +2,134 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import click
+import pyarrow as pa
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from prunebench.benchmark.generated import generated
+from prunebench.benchmark.installing import check_name, protocol, tell
+from prunebench.benchmark.output import clean_output, print_json
 from prunebench.benchmark.plugins import Registry
+from prunebench.benchmark.progress import ConsoleReporter, Report
+from prunebench.datasets import layouts, tables
 from prunebench.datasets.inspect import inspect as inspect_dataset
+from prunebench.datasets.interactions import gather
 from prunebench.datasets.library import Library
-from prunebench.datasets.released import read_dealrec
+from prunebench.datasets.protocol import Protocol, build, titled
 from prunebench.datasets.schema import DataError, RecDataset
+from prunebench.datasets.sources import Layout
+from prunebench.datasets.tables import Columns
 
 
 def import_(
-    home: Path, *, path: Path | None, layout: str, name: str, overwrite: bool, as_json: bool, **asked: Any
+    home: Path,
+    *,
+    path: Path | None,
+    layout: str,
+    name: str,
+    interactions: Path | None,
+    items: Path | None,
+    user: str,
+    item: str,
+    time: str,
+    rating: str | None,
+    title: str,
+    text: tuple[str, ...],
+    delimiter: str | None,
+    min_rating: float | None,
+    split: str,
+    k_core: int,
+    noun: str | None,
+    drop_bad_rows: bool,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
-    """Read, check, install atomically."""
-    if name in Registry().names("datasets"):
-        raise DataError(f"{name!r} is a built-in data set; choose another --name")
-    if path is None:
-        raise DataError(f"--format {layout} needs the folder to read: bench datasets import FOLDER --format {layout} …")
-    dataset = {"dealrec": read_dealrec}[layout](path, name)
-    entry = Library(home).install(dataset, overwrite=overwrite)
-    if as_json:
-        click.echo(json.dumps(entry, indent=1))
-    else:
-        click.echo(
-            f"Installed {name}: {entry['users']:,} users, {entry['items']:,} items, {entry['interactions']:,} interactions, density {entry['density_percent']} %."
-        )
-        click.echo(f"Next: bench datasets inspect {name}, then bench run --dataset {name}")
+    """Read, check, install atomically; a name that cannot be had is told before the reading."""
+    check_name(home, name, overwrite)
+    wanted = protocol(min_rating=min_rating, split=split, k_core=k_core)
+    with clean_output() as out:
+        if layout == "table":
+            if path is not None or interactions is None or items is None:
+                raise DataError("--format table takes two files: --interactions FILE --items FILE, and no folder")
+            if delimiter is not None and "csv" not in (tables.checked(interactions), tables.checked(items)):
+                raise DataError("--delimiter is for CSV, and neither file is")
+            columns = Columns(user, item, time, rating, title, text)
+            named = wanted.model_copy(update={"noun": noun or wanted.noun})
+            reporter = ConsoleReporter(Console(stderr=True))
+            dataset = _tables(interactions, items, name, columns, delimiter, named, drop_bad_rows, reporter)
+        else:
+            where = path if interactions is None or items is None else (interactions, items)
+            if where is None:
+                raise DataError(
+                    f"--format {layout} needs the folder to read: bench datasets import FOLDER --format {layout} …"
+                )
+            dataset = layouts.read(cast(Layout, layout), where, name, wanted, noun, drop_bad_rows)
+        tell(out, Library(home).install(dataset, overwrite=overwrite), as_json)
+
+
+def _tables(
+    interactions: Path,
+    items: Path,
+    name: str,
+    columns: Columns,
+    delimiter: str | None,
+    protocol: Protocol,
+    drop_bad_rows: bool,
+    reporter: ConsoleReporter,
+) -> RecDataset:
+    """The items first: they are few, and what is wrong with them is told early."""
+    tables.checked(interactions)
+    dropped: dict[str, int] | None = {} if drop_bad_rows else None
+    listed = tables.items(items, columns, delimiter, dropped)
+    titled(listed)
+    batches = tables.interactions(
+        interactions, columns, delimiter, dropped, rated=protocol.min_rating is not None or columns.rating is not None
+    )
+    with reporter.stage(f"reading {interactions.name}") as report:
+        gathered = gather(_counted(batches, report), protocol.min_rating, dropped)
+    reporter.say(f"  {len(gathered):,} interactions read; splitting and installing them")
+    return build(name, gathered, listed, protocol, f"{interactions.name} and {items.name}")
+
+
+def _counted(batches: Iterable[pa.RecordBatch], report: Report) -> Iterator[pa.RecordBatch]:
+    rows = 0
+    for batch in batches:
+        rows += len(batch)
+        report(rows, None, "rows")
+        yield batch
 
 
 def _load(home: Path, name: str) -> RecDataset:
     registry = Registry()
-    if name in registry.names("datasets"):
-        return registry.resolve("datasets", name)().load()
-    return Library(home).load(name)
+    known = registry.names("datasets")
+    return generated(registry, name) if name in known else Library(home).load(name, also=known)
 
 
 def inspect(home: Path, name: str, as_json: bool) -> None:
     """Statistics as a table, or all of them as JSON."""
-    facts = inspect_dataset(_load(home, name))
-    if as_json:
-        click.echo(json.dumps(facts, indent=1))
-        return
-    table = Table(title=f"Data set {name}", show_header=False)
-    for key, value in _flat(facts):
-        if key != "problems":
-            table.add_row(
-                key,
-                f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value),
-            )
-    Console().print(table)
-    for problem in facts["problems"]:
-        click.echo(f"! {problem}")
+    with clean_output() as out:
+        facts = inspect_dataset(_load(home, name))
+        if as_json:
+            print_json(out, facts)
+            return
+        table = Table(title=f"Data set {name}", show_header=False)
+        for key, value in _flat(facts):
+            if key != "problems":
+                table.add_row(
+                    key,
+                    f"{value:,}"
+                    if isinstance(value, int)
+                    else f"{value:.4g}"
+                    if isinstance(value, float)
+                    else escape(str(value)),
+                )
+        Console(file=out).print(table)
+        out.writelines(f"! {problem}\n" for problem in facts["problems"])
 
 
 def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -24,6 +24,10 @@ FORMAT = 1
 """Version of the manifest's own layout; what a folder holds is versioned by whoever writes it."""
 
 
+class NewerError(DataError):
+    """Written by a later version, so not to be read here, and not to be taken for damaged and replaced."""
+
+
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
@@ -31,15 +35,8 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` so that a reader sees the old file or the new one, never half of it. NaN is refused."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = _sibling(path)
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            _to_disk(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _folder_to_disk(path.parent)
+    with atomic_file(path, overwrite=True) as file:
+        file.write(text)
 
 
 def read_json(path: Path) -> Any:
@@ -50,6 +47,27 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not readable JSON ({error})") from None
+
+
+@contextmanager
+def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
+    """Yield a new UTF-8 text file to fill; on leaving without an error it appears as ``target`` at once.
+
+    After an exception, a kill or a loss of power ``target`` is what it was before, at worst beside a hidden temporary
+    file. Raises DataError where ``target`` exists and ``overwrite`` is false.
+    """
+    temporary = _sibling(target)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            _to_disk(file.fileno())
+        if not overwrite and os.path.lexists(target):
+            raise DataError(f"{target} exists already; ask to overwrite it or choose another name")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _folder_to_disk(target.parent)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -106,6 +124,8 @@ def verify(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist")
     manifest = read_json(folder / MANIFEST)
+    if isinstance(manifest, dict) and manifest.get("format") != FORMAT and not _fits(folder, manifest):
+        refuse_newer(folder, manifest, FORMAT)
     if (
         not isinstance(manifest, dict)
         or manifest.get("format") != FORMAT
@@ -119,6 +139,23 @@ def verify(folder: Path) -> dict[str, Any]:
         if _entry(path) != entry:
             raise DataError(f"{path} does not match its checksum")
     return manifest
+
+
+def refuse_newer(folder: Path, head: Any, reads: int) -> None:
+    """Raise NewerError where ``head``, what a file of ``folder`` says of itself, has a later format than ``reads``."""
+    said = head.get("format") if isinstance(head, dict) else None
+    if isinstance(said, int) and said > reads:
+        raise NewerError(
+            f"{folder} was written by a newer prunebench (format {said}, this one reads {reads}) and is left as it is; update prunebench"
+        )
+
+
+def _fits(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether all that is listed is there as it says: then a format that is not ours is but a damaged digit."""
+    files = manifest.get("files")
+    return isinstance(files, dict) and all(
+        (folder / name).is_file() and _entry(folder / name) == entry for name, entry in files.items()
+    )
 
 
 def _sibling(path: Path) -> Path:
@@ -195,5 +232,18 @@ def load_released_npy(path: Path) -> Any:
         raise
     except (pickle.UnpicklingError, *_BROKEN) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} is cut short or no .npy file ({reason})") from None
+        raise DataError(f"{path} {_instead(path) or f'is cut short or no .npy file ({reason})'}") from None
     return array.item() if isinstance(array, np.ndarray) and array.shape == () else array
+
+
+def _instead(path: Path) -> str:
+    """What a file is that should be another, where its first bytes tell, and the remedy; else empty."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "is empty; copy or download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the data; run `git lfs pull` where it comes from"
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "is a web page, not the data; download it again"
+    return ""

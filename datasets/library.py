@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from prunebench.datasets import listing
-from prunebench.datasets.files import atomic_folder, leftovers, read_json, verify, write_json
+from prunebench.datasets.files import NewerError, atomic_folder, leftovers, read_json, refuse_newer, verify, write_json
 from prunebench.datasets.listing import KNOWN, META, NAME
 from prunebench.datasets.schema import SPLITS, DataError, RecDataset, Sequences, Strings
 
@@ -45,6 +45,10 @@ class Library:
         with self._locked(dataset.name) as folder:
             if folder.exists() and not overwrite:
                 raise DataError(f"data set {dataset.name!r} is installed already; overwrite it or choose another name")
+            if not len(dataset.train.items):
+                raise DataError(
+                    f"data set {dataset.name!r} has no training interaction, so nothing could learn from it"
+                )
             with atomic_folder(folder, overwrite=overwrite) as new:
                 arrays = {f"{split}_{part}": getattr(dataset.split(split), part) for split in SPLITS for part in _PARTS}
                 if dataset.labels is not None:
@@ -57,19 +61,35 @@ class Library:
                 write_json(new / META, _entry(dataset))
         return _entry(dataset)
 
-    def load(self, name: str) -> RecDataset:
+    def load(self, name: str, also: Iterable[str] = ()) -> RecDataset:
         """The data set, its files verified by checksum and its content by fingerprint.
 
-        Raises DataError where it is not installed (with the nearest names) or damaged (with the remedy).
+        Raises DataError where it is not installed (with the nearest names, those of ``also`` among them) or damaged
+        (with the remedy).
         """
+        try:
+            return self._read(name, also)
+        except DataError:
+            if not self._path(name).with_name(f".{name}.lock").exists():
+                raise
+        try:
+            with self._locked(name):  # it may have been replaced meanwhile
+                return self._read(name, also)
+        except OSError:  # nobody else can have written here either
+            return self._read(name, also)
+
+    def _read(self, name: str, also: Iterable[str]) -> RecDataset:
         folder = self._path(name)
         if not folder.is_dir():
-            raise DataError(self._absent(name))
+            raise DataError(self._absent(name, also))
         try:
             verify(folder)
             meta = read_json(folder / META)
+            refuse_newer(folder, meta, FORMAT)
             if meta.get("format") != FORMAT:
                 raise DataError(f"its layout is of format {meta.get('format')}, this version reads {FORMAT}")
+            if meta.get("name") != name:
+                raise DataError(f"its folder was renamed from {meta.get('name')!r}; rename it back")
             with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
                 train, valid, test = (Sequences(*(arrays[f"{split}_{part}"] for part in _PARTS)) for split in SPLITS)
                 labels = arrays.get("labels")
@@ -82,6 +102,8 @@ class Library:
             dataset = RecDataset(name, titles, train, valid, test, labels, meta["source"], meta["meta"], **keys)
             if dataset.fingerprint != meta["fingerprint"]:
                 raise DataError(f"its content has fingerprint {dataset.fingerprint}, not {meta['fingerprint']}")
+        except NewerError as newer:
+            raise DataError(f"data set {name!r}: {newer}") from None
         except (DataError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"data set {name!r} is damaged: {error}; import it again with --overwrite") from None
         return dataset
@@ -104,16 +126,16 @@ class Library:
 
     def _path(self, name: str) -> Path:
         if not NAME.fullmatch(name):
-            raise DataError(f"{name!r} is no data set name: use a-z, 0-9, '.', '_' and '-', a letter or digit first")
+            raise DataError(f"{name!r} is no data set name: {listing.NAMING}")
         return self.folder / name
 
-    def _absent(self, name: str) -> str:
+    def _absent(self, name: str, also: Iterable[str] = ()) -> str:
         if any(entry["name"] == name for entry in KNOWN):
-            return f"data set {name!r} is known but not installed; download it and import its folder under that name"
-        near = get_close_matches(name, [entry["name"] for entry in (*self.installed(), *KNOWN)])
-        return f"data set {name!r} is not installed" + (
-            f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
-        )
+            return f"data set {name!r} is known but not installed; {listing.how_to_install(name)}"
+        known = dict.fromkeys([*also, *(entry["name"] for entry in (*self.installed(), *KNOWN))])
+        near = get_close_matches(name, known)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        return f"data set {name!r} is not installed; {hint}`bench ls datasets` lists them, `bench datasets import` adds one"
 
 
 _PARTS = ("items", "offsets")

@@ -98,6 +98,18 @@ class Sequences:
         return Sequences(items, offsets)
 
 
+def _check_text(what: str, texts: Sequence[str], owner: str = "") -> None:
+    """Raise DataError for a text that no file can hold: half of a surrogate pair is no character."""
+    try:
+        "\n".join(texts).encode()
+    except UnicodeEncodeError:
+        row = next(row for row, text in enumerate(texts) if any("\ud800" <= letter <= "\udfff" for letter in text))
+        where = f"{owner}: " if owner else ""
+        raise DataError(
+            f"{where}the {what} {row} cannot be written as UTF-8 ({texts[row][:40]!a}); correct it"
+        ) from None
+
+
 @dataclass(frozen=True, eq=False)
 class Strings:
     """A column of text in two flat arrays: 10 million names cost their bytes, not 10 million objects.
@@ -110,6 +122,7 @@ class Strings:
 
     @classmethod
     def from_list(cls, texts: Sequence[str]) -> Strings:
+        _check_text("name in row", texts)
         encoded = [text.encode() for text in texts]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return cls(
@@ -158,6 +171,7 @@ class RecDataset:
                 raise DataError(f"{self.name}: {split} has {len(part)} users, train has {len(self.train)}")
             if len(part.items) and (part.items.min() < 0 or part.items.max() >= len(self.titles)):
                 raise DataError(f"{self.name}: {split} names an item outside 0 … {len(self.titles) - 1}")
+        _check_text("title of item", self.titles, self.name)
         if self.labels is not None and len(self.labels) != len(self.train):
             raise DataError(f"{self.name}: {len(self.labels)} labels for {len(self.train)} users")
         for what, keys, rows in (("user", self.user_keys, self.n_users), ("item", self.item_keys, self.n_items)):

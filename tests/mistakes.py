@@ -13,14 +13,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from prunebench.benchmark import cli
 
-MODULES = ("options", "tables", "datasets", "models", "plugins", "machine")
+MODULES = ("options", "tables", "datasets", "sources", "models", "plugins", "outputs", "machine")
 """What the groups of mistakes are called: each is a module ``mistakes_NAME`` with ``TITLE`` and ``CASES``."""
 
 
@@ -29,7 +30,8 @@ class Mistake:
     """``case``: the mistake in words, a row of the page. ``words``: the command without `bench`, with paths relative to
     the folder that ``given`` prepares. ``said``: what the last line must contain. ``code``: 2 bad input, 1 the
     environment, 130 interrupted, 0 where a warning is all. ``after`` checks what is left on disk; nothing new may be in
-    the home's datasets and runs where the code is not 0 in any case."""
+    the home's datasets and runs where the code is not 0 in any case. ``world``: what of the world outside is put aside
+    meanwhile, e.g. the network."""
 
     case: str
     words: tuple[str, ...]
@@ -38,6 +40,12 @@ class Mistake:
     given: Callable[[Path], None] = lambda folder: None
     after: Callable[[Path], None] = lambda folder: None
     environment: Mapping[str, str] = field(default_factory=dict)
+    world: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def make(self, folder: Path) -> Answer:
+        """Make the mistake in a folder that ``given`` has prepared."""
+        with self.world():
+            return ask(folder, self.words, self.environment)
 
 
 @dataclass(frozen=True)
@@ -53,13 +61,16 @@ class Answer:
 
 
 def ask(folder: Path, words: tuple[str, ...], environment: Mapping[str, str] | None = None) -> Answer:
-    """`bench WORDS` in this process, in ``folder``, with folder/home as its home."""
-    for handler in logging.getLogger().handlers[:]:
-        if type(handler) is logging.StreamHandler:  # bound to the standard error of an earlier call
-            logging.getLogger().removeHandler(handler)
+    """`bench WORDS` in this process, in ``folder``, with folder/home as its home; what is in folder/site is installed."""
     settings = {"PRUNEBENCH_HOME": str(folder / "home"), "COLUMNS": "120", **(environment or {})}
-    before = Path.cwd()
-    with mock.patch.dict(os.environ, settings), mock.patch.object(sys, "argv", ["bench", *words]), _captured() as said:
+    before, path = Path.cwd(), [str(folder / "site"), *sys.path] if (folder / "site").is_dir() else sys.path
+    with (
+        mock.patch.object(sys, "path", path),
+        mock.patch.object(logging.getLogger(), "handlers", []),  # none of pytest's, or of an earlier call
+        mock.patch.dict(os.environ, settings),
+        mock.patch.object(sys, "argv", ["bench", *words]),
+        _captured() as said,
+    ):
         os.chdir(folder)
         try:
             cli.main()
@@ -123,7 +134,7 @@ def page() -> str:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name).resolve()
             mistake.given(folder)
-            answer = ask(folder, mistake.words, mistake.environment)
+            answer = mistake.make(folder)
         command = " ".join(["bench", *mistake.words])
         lines.append(f"| {mistake.case} | `{_cell(command)}` | {answer.code} | {_cell(answer.line)} |")
     return "\n".join(lines) + "\n"

@@ -1,0 +1,65 @@
+"""What `bench datasets import` and `download` share: names checked before the reading, and what is said at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from prunebench.benchmark.output import print_json
+from prunebench.benchmark.plugins import Registry
+from prunebench.datasets import listing
+from prunebench.datasets.protocol import Protocol
+from prunebench.datasets.schema import DataError
+
+
+def check_name(home: Path, name: str, overwrite: bool) -> None:
+    """Raise DataError for a name that no data set can have, or that is taken."""
+    if not listing.NAME.fullmatch(name):
+        raise DataError(f"{name!r} is no data set name: {listing.NAMING}")
+    if name in Registry().names("datasets"):
+        raise DataError(f"{name!r} is a built-in data set; choose another --name")
+    if not overwrite and any(entry["name"] == name for entry in listing.installed(home)):
+        raise DataError(f"data set {name!r} is installed already; --overwrite replaces it, --name gives another name")
+
+
+def protocol(**asked: Any) -> Protocol:
+    """Raises DataError naming the option."""
+    try:
+        return Protocol(**asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}"
+        raise DataError(f"{option} {first['input']}: {first['msg']}") from None
+
+
+def tell(out: Any, entry: dict[str, Any], as_json: bool) -> None:
+    """The installed entry on ``out``: in words what came in, what was left out and why, and what to do next."""
+    for line in _warnings(entry):
+        click.echo(f"bench: WARNING: {line}", err=True)
+    if as_json:
+        print_json(out, entry)
+        return
+    name, meta = entry["name"], entry["meta"]
+    out.write(
+        f"Installed {name}: {entry['users']:,} users, {entry['items']:,} items, {entry['interactions']:,} interactions, density {entry['density_percent']} %; {entry['samples']:,} samples.\n"
+    )
+    for reason, count in json.loads(meta.get("dropped", "{}")).items():
+        out.write(f"Left out: {reason}: {count:,}\n")
+    job = "prune" if meta.get("split") == "none" else "run"
+    out.write(f"Next: bench datasets inspect {name}, then bench {job} --dataset {name}\n")
+
+
+def _warnings(entry: dict[str, Any]) -> list[str]:
+    missing = int(entry["meta"].get("missing_titles", 0))
+    found = []
+    if missing:
+        unlisted = int(entry["meta"].get("unlisted_items", 0))
+        where = f" ({unlisted:,} of them are not in the file of items)" if unlisted else ""
+        found.append(
+            f"{missing:,} of {entry['items']:,} items have no title{where}; their titles are empty, so that no language model can tell them apart"
+        )
+    return found
