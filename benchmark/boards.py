@@ -24,17 +24,15 @@ def records_of(folder: Path) -> list[Record]:
 
 def show(folder: Path, dataset: str | None, split: str, as_json: bool) -> None:
     """Markdown, or rows as JSON, on standard output."""
+    everything = records_of(folder)
     records = [
-        record
-        for record in records_of(folder)
-        if record.protocol.split == split and dataset in (None, record.dataset.name)
+        record for record in everything if record.protocol.split == split and dataset in (None, record.dataset.name)
     ]
     if as_json:
         click.echo(json.dumps({"rows": rows(records)}, indent=1))
     elif records:
         click.echo(leaderboard_markdown(records), nl=False)
     else:
-        click.echo(
-            f"No runs on the {split} split{f' of {dataset}' if dataset else ''} yet. Start with: bench run --method dealrec --backbone bigrec",
-            err=True,
-        )
+        others = sorted({f"{record.dataset.name} ({record.protocol.split})" for record in everything})
+        there = f"there are runs on {', '.join(others)}" if others else "start with: bench run --method dealrec"
+        click.echo(f"No runs on the {split} split{f' of {dataset}' if dataset else ''} in {folder}; {there}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from prunebench.benchmark.cli_datasets import datasets
 from prunebench.benchmark.cli_options import JSON, LEARNS, PLUGINS, SETUP, WHAT, Plain, home_folder
+from prunebench.benchmark.interrupts import told_once
 
 KINDS = ("methods", "backbones", "datasets", "surrogates", "signals", "runs")
 
@@ -193,17 +195,26 @@ def demo(as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 2 bad input, 1 the environment, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 2 bad input, 1 the environment, 130 interrupted, 143 terminated."""
+    with told_once() as interrupted:
+        try:
+            _main()
+        except (click.exceptions.Abort, KeyboardInterrupt):
+            _fail(interrupted.line, interrupted.code)
+
+
+def _main() -> None:
     debug = "--debug" in sys.argv[1:]
+    logging.basicConfig(format="bench: %(levelname)s: %(message)s", level=logging.WARNING)
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
-        _fail("interrupted; the same command continues where this one stopped", 130)
-    except click.ClickException as error:
+        raise
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command continues where this one stopped", 130)
+    except click.ClickException as error:
+        _fail(_in_words(error), error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -213,6 +224,13 @@ def main() -> None:
         from prunebench.benchmark.errors import explain
 
         _fail(*explain(error))
+
+
+def _in_words(error: click.ClickException) -> str:
+    """What is wrong with the words of a command, as a line like any other of ours."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{said[:1].lower()}{said[1:]}; see `{ctx.command_path if ctx else 'bench'} --help`"
 
 
 def _fail(line: str, code: int) -> None:

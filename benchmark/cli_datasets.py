@@ -94,9 +94,14 @@ def datasets() -> None:
 )
 @click.option("--title", default="title", show_default=True, metavar="COLUMN", help="Column with the item's title.")
 @click.option(
-    "--text", multiple=True, metavar="COLUMN", help="Further text of an item, joined to its title; repeatable."
+    "--text", multiple=True, metavar="COLUMN", help="Further text of an item, after its title and ' - '; repeatable."
 )
-@click.option("--delimiter", default=None, metavar="CHAR", help="Of a CSV.  [default: ',' in .csv, tab in .tsv]")
+@click.option(
+    "--delimiter",
+    default=None,
+    metavar="CHAR|tab",
+    help="Between the cells of a CSV.  [default: ',' in .csv, tab in .tsv]",
+)
 @PROTOCOL
 @click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
 @JSON

@@ -20,7 +20,8 @@ class Plain(click.Group):
 
 
 def home_folder() -> Path:
-    return Path(os.environ.get("PRUNEBENCH_HOME") or HOME).expanduser()
+    """Absolute: what a part does to the working directory must not move it."""
+    return Path(os.environ.get("PRUNEBENCH_HOME") or HOME).expanduser().absolute()
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:

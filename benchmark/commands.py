@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,9 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from prunebench.benchmark.config import NO_METHOD, Choices, ConfigError, Seeds, read_file
+from prunebench.benchmark.config import NO_METHOD, SECTIONS, Choices, ConfigError, Seeds, near, read_file
+from prunebench.benchmark.exports import Layout, Target, item_noun, provenance
+from prunebench.benchmark.output import clean_output, print_json
 from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.benchmark.workbench import Workbench
 from prunebench.leaderboard.record import Record
@@ -28,23 +26,6 @@ DEMO = (("dealrec", None), ("random", None), ("random", "0"))
 DEMO_REFERENCES = ("popular", "content_knn")
 
 
-@contextmanager
-def clean_output() -> Iterator[Any]:
-    """Yield the real standard output, and send everything else that is printed meanwhile to standard error.
-
-    Down to the file descriptor: a library or plugin that prints cannot spoil what a program reads.
-    """
-    sys.stdout.flush()
-    real = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield real
-    finally:
-        os.dup2(real.fileno(), 1)
-        real.close()
-
-
 def quiet_libraries() -> None:
     """Progress and problems are told by us, once."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -52,7 +33,6 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|sentence_transformers)")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.basicConfig(format="bench: %(levelname)s: %(message)s", level=logging.WARNING)
 
 
 def workbench(home: Path, device: str, plugin_files: tuple[Path, ...]) -> Workbench:
@@ -79,17 +59,23 @@ def job_choices(asked: dict[str, Any], file: dict[str, Any]) -> tuple[dict[str, 
     if not isinstance(named, dict):
         raise ConfigError("the configuration file's 'run' must be a table, e.g. [run] with method = \"dealrec\"")
     allowed = {*FILE_OPTIONS, "budget", "split", "llm", "preset"}
-    unknown = sorted({*named} - allowed) + sorted({*file} - {"run", "method", "backbone", "surrogate", "llm"})
-    if unknown:
-        raise ConfigError(
-            f"the configuration file has the unknown key {unknown[0]!r}; it takes [run] with {', '.join(sorted(allowed))}, and [method], [backbone], [surrogate], [llm]"
-        )
+    tables = ("run", *SECTIONS)
+    for where, keys, known in (("", file, tables), ("[run] of ", named, sorted(allowed))):
+        for key in keys:
+            if key not in known:
+                hint = near(key, known, f"it takes {', '.join(known)}")
+                hint += f"; {key} belongs under [run]" if not where and key in allowed else ""
+                raise ConfigError(f"{where}the configuration file has the unknown key {key!r}; {hint}")
+    for key, value in named.items():
+        if isinstance(value, bool) or not isinstance(value, str | int | None if key == "budget" else str | None):
+            what = "a number of samples, or text such as '2%'" if key == "budget" else "a name"
+            raise ConfigError(f"[run] of the configuration file has {key} = {value!r}; give {what}")
     values = {key: asked.get(key) if asked.get(key) is not None else named.get(key) for key in allowed}
     if values["split"] not in (None, "valid", "test"):
         raise ConfigError(f"split = {values['split']!r} in the configuration file: there are valid and test")
     llm = values.pop("llm")
     given: dict[str, Any] = {key: str(value) for key, value in values.items() if value is not None}
-    given["overrides"] = {"backbone": {"llm": llm}} if llm else {}
+    given["overrides"] = {"backbone": {"llm": llm}} if llm is not None else {}
     return given, {key: value for key, value in file.items() if key != "run"}
 
 
@@ -142,6 +128,9 @@ def prune(
     home: Path,
     *,
     seed: int | None,
+    out: Path | None,
+    layout: Layout,
+    overwrite: bool,
     as_json: bool,
     config_file: Path | None,
     plugin_files: tuple[Path, ...],
@@ -149,16 +138,23 @@ def prune(
     settings: tuple[str, ...],
     **asked: Any,
 ) -> None:
-    """Only the selection: ids on standard output."""
-    with clean_output() as out:
+    """Only the selection: on standard output, or in a file or folder to fine-tune on."""
+    target = Target(out, layout, overwrite)
+    target.check(as_json)
+    with clean_output() as stream:
         bench = workbench(home, device, plugin_files)
         choices, file = _choices(asked, read_file(config_file) if config_file else {})
         resolved, dataset, _ = bench.resolve(choices, settings, file, Seeds.all(seed or 0), select_only=True)
         pruned, stages = bench.prune(resolved, dataset)
-        ids = pruned.selection.ids.tolist()
+        samples, ids = dataset.samples(), pruned.selection.ids
+        if out is not None or not as_json:
+            facts = provenance(resolved, samples, pruned, stages, bench.command)
+            target.write(samples.take(ids), item_noun(resolved, dataset), facts, stream)
+        if out is not None:
+            bench.reporter.say(f"Wrote {len(ids):,} samples to {out} ({layout})")
         if as_json:
             print_json(
-                out,
+                stream,
                 {
                     "method": resolved.method,
                     "backbone": resolved.backbone,
@@ -166,13 +162,12 @@ def prune(
                     "fingerprint": dataset.fingerprint,
                     "budget": resolved.budget,
                     "seeds": resolved.seeds.model_dump(),
-                    "sample_ids": ids,
+                    "sample_ids": ids.tolist(),
                     "notes": pruned.selection.notes,
                     "bill": [stage.model_dump() for stage in stages],
+                    **({"out": str(out), "format": layout} if out is not None else {}),
                 },
             )
-        else:
-            out.writelines(f"{sample}\n" for sample in ids)
 
 
 def demo(home: Path, as_json: bool) -> None:
@@ -202,12 +197,6 @@ def in_words(method: str, backbone: str, dataset: str, budget: int) -> str:
 
 def _plain(record: Record) -> dict[str, Any]:
     return record.model_dump(mode="json")
-
-
-def print_json(out: Any, value: Any) -> None:
-    """Indented, one document."""
-    json.dump(value, out, indent=1)
-    out.write("\n")
 
 
 def _print_table(out: Any, records: list[Record]) -> None:

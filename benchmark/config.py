@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from prunebench.recommenders.base import Config
 
@@ -19,6 +20,8 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 NO_METHOD = "none"
 """The method of a run that selects nothing: zero-shot, and references no selection can change."""
 PRESETS = Path(__file__).with_name("presets.toml")
+LARGEST_SEED = 2**53 - 1
+"""Beyond it, programs that read a record's JSON as floating point would take one seed for another."""
 
 
 class ConfigError(ValueError):
@@ -28,12 +31,15 @@ class ConfigError(ValueError):
 class Seeds(Config):
     """One seed per source of randomness, so that they can be crossed; `--seed` sets all three."""
 
-    signal: int = Field(default=0, ge=0, description="surrogates, influence, effort")
-    selection: int = Field(default=0, ge=0, description="the draw of the samples")
-    finetune: int = Field(default=0, ge=0, description="the backbone's fine-tuning")
+    signal: int = Field(default=0, ge=0, le=LARGEST_SEED, description="surrogates, influence, effort")
+    selection: int = Field(default=0, ge=0, le=LARGEST_SEED, description="the draw of the samples")
+    finetune: int = Field(default=0, ge=0, le=LARGEST_SEED, description="the backbone's fine-tuning")
 
     @classmethod
     def all(cls, seed: int) -> Seeds:
+        """Raises ConfigError for a seed that no record could hold."""
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ConfigError(f"seed {seed} is outside 0 … {LARGEST_SEED}; give a smaller one")
         return cls(signal=seed, selection=seed, finetune=seed)
 
 
@@ -71,30 +77,44 @@ class Choices:
 
 
 def one_line(error: ValidationError, what: str) -> str:
-    """A pydantic error as one clear line, with the nearest key where one is unknown."""
+    """A pydantic error as one clear line."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        return f"{what} has no setting {key!r}"
-    said = first["msg"].removeprefix("Value error, ")
-    where = f"{key} = {first['input']!r}: " if key else ""
+    said = first["msg"].removeprefix("Value error, ").replace("valid dictionary or instance of", "table of settings of")
+    where = f"{key} = {_brief(first['input'])}: " if key else ""
     return f"{what}: {where}{said[:1].lower()}{said[1:]}"
 
 
 def build(kind: type[Config], values: Mapping[str, Any], what: str) -> Config:
-    """Validate a section. Raises ConfigError in one line."""
-    known = sorted({name for field, info in kind.model_fields.items() for name in (field, info.alias) if name})
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 3)
-            raise ConfigError(
-                f"{what} has no setting {key!r}; "
-                + (f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}")
-            )
+    """Validate a section. Raises ConfigError in one line, with the nearest key where one is unknown."""
+    _check_keys(kind, values, what)
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(one_line(error, what)) from None
+
+
+def _check_keys(kind: type[BaseModel], values: Mapping[str, Any], what: str, inside: str = "") -> None:
+    """Raise ConfigError for a key that a section, or a table in it, does not have."""
+    fields = {name: info for field, info in kind.model_fields.items() for name in (field, info.alias) if name}
+    for key, value in values.items():
+        if key not in fields:
+            hint = near(key, fields, f"it has {', '.join(sorted(fields)) or 'none'}")
+            raise ConfigError(f"{what} has no setting {inside + key!r}; {hint}")
+        nested = fields[key].annotation
+        if isinstance(value, Mapping) and isinstance(nested, type) and issubclass(nested, BaseModel):
+            _check_keys(nested, value, what, f"{inside}{key}.")
+
+
+def near(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A question naming what was probably meant, or ``otherwise``."""
+    close = difflib.get_close_matches(name, list(dict.fromkeys(known)), 3)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}…"
 
 
 def by_field(kind: type[Config], values: Any) -> Any:
@@ -118,16 +138,21 @@ def presets(dataset: str, method: str, backbone: str, llm: str) -> dict[str, Any
 
 def read_file(path: Path) -> dict[str, Any]:
     """A TOML or JSON file: run options at the top, one table per section. Raises ConfigError."""
+    layout = "JSON" if path.suffix.lower() == ".json" else "TOML"
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error}") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the configuration file {path} is no text in UTF-8; give a TOML or JSON file") from None
     try:
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+        values = json.loads(text) if layout == "JSON" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"the configuration file {path} is not valid {layout}: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a table of settings")
+        raise ConfigError(
+            f'the configuration file {path} holds a {type(values).__name__}; it must hold tables of settings, e.g. {{"run": {{…}}}}'
+        )
     return values
 
 
@@ -139,16 +164,20 @@ def parse_settings(settings: Iterable[str], fields: Mapping[str, Iterable[str]])
     parsed: dict[str, dict[str, Any]] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"--set {setting!r}: write it as key=value, e.g. --set method.lam=0.5")
         keys = path.split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"--set {setting!r}: write it as key=value, e.g. --set method.lam=0.5")
         if keys[0] in fields and len(keys) > 1:
             section = keys.pop(0)
         else:
             homes = [name for name, known in fields.items() if keys[0] in known]
+            if not homes and keys[0] in fields:
+                named = f"--{keys[0]} NAME chooses one, " if keys[0] != "seeds" else ""
+                raise ConfigError(f"--set {setting!r}: {named}{keys[0]}.KEY=VALUE sets one of its settings")
             if not homes:
-                near = difflib.get_close_matches(keys[0], [field for known in fields.values() for field in known], 3)
-                hint = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else "`bench ls settings` lists them"
+                # A word before a dot may be a section's name as well as a table's.
+                names = [field for known in fields.values() for field in known] if len(keys) == 1 else [*fields]
+                hint = near(keys[0], names, "`bench ls settings` lists them")
                 raise ConfigError(f"--set {setting!r}: no section has the setting {keys[0]!r}; {hint}")
             if len(homes) > 1:
                 choice = " or ".join(f"{home}.{path}=…" for home in homes)
@@ -156,7 +185,7 @@ def parse_settings(settings: Iterable[str], fields: Mapping[str, Iterable[str]])
             section = homes[0]
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = text
         for key in reversed(keys):
             value = {key: value}
@@ -174,17 +203,28 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return {**below, **above, **both}
 
 
+def budget_form(text: str | int) -> tuple[float, bool]:
+    """A budget's number, and whether it is a percentage. Raises ConfigError for what no data set could make sense of."""
+    share = str(text).endswith("%")
+    try:
+        number = float(str(text)[:-1]) if share else int(str(text))
+    except ValueError:
+        number = math.nan
+    if number != number or number == math.inf:
+        raise ConfigError(f"budget {text!r} is no number of samples; use e.g. 1024, 2% or full")
+    if number < 0:
+        raise ConfigError(f"budget {text} is negative; use e.g. 1024, 2% or full, or 0 for zero-shot")
+    return number, share
+
+
 def parse_budget(text: str | int | None, n: int) -> int:
     """A number of samples, a percentage of the n there are (``2%``), or ``full``. Raises ConfigError."""
     if text is None or text == "full":
         return n
-    try:
-        share = str(text).endswith("%")
-        budget = round(float(str(text)[:-1]) / 100 * n) if share else int(text)
-    except (ValueError, OverflowError):
-        raise ConfigError(f"budget {text!r} is no number of samples; use e.g. 1024, 2% or full") from None
-    if share and budget == 0 and float(str(text)[:-1]) > 0:
+    number, share = budget_form(text)
+    if number > (100 if share else n):
+        raise ConfigError(f"budget {text} is outside 0 … {n}, the samples this data set has; use fewer, or full")
+    budget = round(number / 100 * n) if share else int(number)
+    if budget == 0 and number > 0:
         raise ConfigError(f"budget {text} of {n} samples is less than one; give 0 for zero-shot")
-    if not 0 <= budget <= n:
-        raise ConfigError(f"budget {text} is outside 0 … {n}, the samples this data set has")
     return budget

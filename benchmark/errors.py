@@ -5,6 +5,8 @@ from __future__ import annotations
 from filelock import Timeout
 
 from prunebench.benchmark.config import ConfigError
+from prunebench.benchmark.interrupts import RESUME
+from prunebench.benchmark.machine import disk_full, out_of_memory
 from prunebench.benchmark.metrics import MetricError
 from prunebench.benchmark.plugins import PluginError
 from prunebench.benchmark.store import StoreError
@@ -23,9 +25,12 @@ def explain(error: BaseException) -> tuple[str, int]:
         return line, 2
     if isinstance(error, (StoreError, Timeout)):
         return line, 1
-    if isinstance(error, MemoryError):
-        return "out of memory; use a smaller model or data set, or a machine with more", 1
+    if out_of_memory(error):
+        return "out of memory; use a smaller model, batch or data set, or a machine with more", 1
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    if disk_full(error):
+        said = (error.strerror if isinstance(error, OSError) else None) or "no space left on the disk"
+        return f"{where}{said}; free some space: {RESUME}", 1
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or line}", 1
     return f"unexpected {type(error).__name__}: {line}; run `bench --debug …` again for the traceback and report it", 1

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from prunebench.benchmark import metrics
-from prunebench.benchmark.blame import blaming, checked_evidence, checked_selection
+from prunebench.benchmark.blame import (
+    blaming,
+    checked_evidence,
+    checked_fitted,
+    checked_key,
+    checked_notes,
+    checked_rankings,
+    checked_report,
+    checked_requests,
+    checked_selection,
+    read_only,
+)
 from prunebench.benchmark.config import NO_METHOD, RunConfig
-from prunebench.benchmark.plugins import Registry
+from prunebench.benchmark.plugins import Kind, Registry
 from prunebench.benchmark.progress import Reporter
 from prunebench.benchmark.signals import (
     Context,
@@ -25,7 +37,7 @@ from prunebench.benchmark.signals import (
 )
 from prunebench.benchmark.store import Artefact, Store, Workspace
 from prunebench.datasets.schema import Queries, RecDataset, Samples, Sequences
-from prunebench.methods.base import MethodError, PruningMethod, Selection
+from prunebench.methods.base import Evidence, MethodError, PruningMethod, Selection
 from prunebench.recommenders.base import (
     Backbone,
     Fitted,
@@ -34,22 +46,26 @@ from prunebench.recommenders.base import (
     RanksUsers,
     RecommenderError,
     Request,
+    Stage,
 )
 from prunebench.recommenders.runtime import Runtime
 
 EVIDENCE_VERSION = SELECTION_VERSION = PREDICTIONS_VERSION = 1
 CUTOFFS = (5, 10, 20, 50)
+_KINDS: dict[str, Kind] = {"method": "methods", "backbone": "backbones"}
 CHUNK = 1024
 """Users ranked between two points a killed run can continue from."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning gave: the selection, its artefact, and what it ``uses``: surrogate, LLM (or backbone), text, validation."""
+    """What pruning gave: the selection, its artefact, what it ``uses`` (surrogate, LLM or backbone, text, validation), and
+    the artefact of its evidence."""
 
     selection: Selection
     artefact: Artefact | None
     uses: tuple[str, ...] = ()
+    evidence: Artefact | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ class Harness:
         runtime: Runtime,
     ) -> None:
         self.run, self.dataset, self.store, self.reporter = run, dataset, store, reporter
-        self.runtime = runtime
+        self.registry, self.runtime = registry, runtime
         self.method: PruningMethod
         self.backbone: Backbone
         self.method, self.backbone, surrogate = parse_sections(registry, run, dataset)
@@ -99,15 +115,15 @@ class Harness:
         if self.run.method == NO_METHOD or self.run.budget == 0:
             return Pruned(Selection(np.empty(0, np.int64)), None)
         requests = self._requests()
-        self.graph.check([*requests.values(), *self.backbone.needs("fit").values()])
+        self.graph.check(requests.values())
         shared = {
             "method": self.run.method,
             "code": self.method.version,
             "plugin": self.run.plugins.get("method"),
             **self._data_key(),
         }
-        with blaming(f"method {self.run.method}: evidence_key"):
-            settings = self.method.evidence_key()
+        with self._blaming("method", "evidence_key"):
+            settings = checked_key(f"method {self.run.method}: evidence_key", self.method.evidence_key())
         evidence = self._stage(
             "evidence",
             EVIDENCE_VERSION,
@@ -125,14 +141,17 @@ class Harness:
             "pruning",
         )
         chosen = Selection(np.load(selection.folder / "ids.npy"), selection.info["notes"])
-        return Pruned(chosen, selection, self._uses())
+        return Pruned(chosen, selection, self._uses(), evidence)
 
     def _requests(self) -> dict[str, Request]:
-        with blaming(f"method {self.run.method}: requests"):
+        with self._blaming("method", "requests"):
             requests = self.method.requests()
-        if not isinstance(requests, dict) or not all(isinstance(request, Request) for request in requests.values()):
-            raise MethodError(f"method {self.run.method}: requests must give Request objects by name")
-        return requests
+        return checked_requests(f"method {self.run.method}: requests", requests)
+
+    def _needs(self, stage: Stage) -> dict[str, Request]:
+        with self._blaming("backbone", "needs"):
+            needs = self.backbone.needs(stage)
+        return checked_requests(f"backbone {self.run.backbone}: needs", needs)
 
     def _uses(self) -> tuple[str, ...]:
         """What the signals resolved so far come from; text counts where it is read as such, not by way of the LLM."""
@@ -148,22 +167,27 @@ class Harness:
 
     def _prepare(self, work: Workspace, signals: dict[str, Any]) -> None:
         runtime, name = self._runtime(self.run.seeds.signal), self.run.method
-        with blaming(f"method {name}: prepare"):
-            made = self.method.prepare(self.samples, signals, runtime)
-        evidence = checked_evidence(name, made, self.samples, getattr(self.method, "shared", frozenset()))
+        with self._blaming("method", "prepare"):
+            made = self.method.prepare(read_only(self.samples), signals, runtime)
+        shared, partial = (frozenset(getattr(self.method, kind, ())) for kind in ("shared", "partial"))
+        evidence = checked_evidence(name, made, self.samples, shared, partial)
         arrays: dict[str, Any] = {f"evidence_{name}": values for name, values in evidence.items()}
         np.savez(work.folder / "evidence.npz", ids=self.samples.ids, **arrays)
 
-    def _select(self, work: Workspace, evidence: Artefact) -> dict[str, Any]:
+    def read_evidence(self, evidence: Artefact) -> Evidence:
+        """What the method prepared, by name. Raises MethodError where it is that of other samples."""
         with np.load(evidence.folder / "evidence.npz") as arrays:
             if not np.array_equal(arrays["ids"], self.samples.ids):
                 raise MethodError(
                     f"method {self.run.method}: stored evidence belongs to other samples; remove the store and run again"
                 )
-            values = {name.removeprefix("evidence_"): arrays[name] for name in arrays.files if name != "ids"}
+            return {name.removeprefix("evidence_"): arrays[name] for name in arrays.files if name != "ids"}
+
+    def _select(self, work: Workspace, evidence: Artefact) -> dict[str, Any]:
+        values = self.read_evidence(evidence)
         runtime, name = self._runtime(self.run.seeds.selection), self.run.method
-        with blaming(f"method {name}: select"):
-            chosen = self.method.select(self.samples, values, self.run.budget, runtime)
+        with self._blaming("method", "select"):
+            chosen = self.method.select(read_only(self.samples), values, self.run.budget, runtime)
         ids, notes = checked_selection(name, chosen, self.samples, self.run.budget)
         np.save(work.folder / "ids.npy", ids)
         return {"notes": notes}
@@ -172,26 +196,23 @@ class Harness:
 
     def fit(self, ids: np.ndarray) -> Artefact:
         """Fine-tune on the samples with these ids. Two methods that chose the same samples share the result."""
-        backbone, needs, samples = self.backbone, self.backbone.needs("fit"), self.samples.take(ids)
+        backbone, needs, samples = self.backbone, self._needs("fit"), self.samples.take(ids)
 
         def make(work: Workspace) -> dict[str, Any]:
             with self.reporter.stage("fine-tuning") as report:
                 runtime = replace(self._runtime(self.run.seeds.finetune, report), saved=work.keep)
-                fitted = self._backbone_for(needs).fit(samples, self.stop_users, runtime, work.scratch)
-            fitted.save(work.folder)
-            facts = fitted.report
-            return {
-                "steps": facts.steps,
-                "tokens": facts.tokens,
-                "samples": facts.samples,
-                "best_step": facts.best_step,
-                "valid_losses": list(facts.valid_losses),
-            }
+                ready = self._backbone_for(needs)
+                with self._blaming("backbone", "fit"):
+                    fitted = ready.fit(samples, self.stop_users, runtime, work.scratch)
+            checked_fitted(f"backbone {self.run.backbone}: fit", fitted)
+            with self._blaming("backbone", "save"):
+                fitted.save(work.folder)
+            return checked_report(f"backbone {self.run.backbone}", fitted.report)
 
         key = {
             "backbone": self.run.backbone,
             "code": backbone.version,
-            "config": backbone.key("fit"),
+            "config": self._key("fit"),
             "plugin": self.run.plugins.get("backbone"),
             "samples": ids_digest(ids),
             "seed": self.run.seeds.finetune,
@@ -209,7 +230,13 @@ class Harness:
 
     def predict(self, fitted: Artefact) -> Artefact:
         """Rank all items for every user, deep enough that masking the history still leaves the largest cut-off."""
-        backbone, needs, queries = self.backbone, self.backbone.needs("recommend"), self.queries()
+        backbone, needs, queries = self.backbone, self._needs("recommend"), self.queries()
+
+        def load(runtime: Runtime) -> Fitted:
+            ready = self._backbone_for(needs)
+            with self._blaming("backbone", "load"):
+                loaded = ready.load(fitted.folder, runtime)
+            return checked_fitted(f"backbone {self.run.backbone}: load", loaded)
 
         def make(work: Workspace) -> dict[str, Any]:
             runtime = self._runtime(self.run.seeds.finetune)
@@ -222,35 +249,32 @@ class Harness:
                     part = work.scratch / f"ranked-{number:05d}.npz"
                     if part.exists():
                         continue
-                    if model is None:
-                        model = self._backbone_for(needs).load(fitted.folder, runtime)
+                    model = model or load(runtime)
                     histories = queries.histories.take(chunk)
                     depth = np.minimum(max(CUTOFFS) + histories.lengths, self.dataset.n_items)
                     inner = runtime if len(chunks) > 1 else replace(runtime, report=report)
-                    ranked = _rank(model, queries.users[chunk], histories, depth, inner)
-                    if len(ranked) != len(chunk):
-                        raise RecommenderError(
-                            f"backbone {self.run.backbone} ranked {len(ranked)} of {len(chunk)} users; every user must be ranked"
-                        )
-                    metrics.check_rankings(ranked, depth, self.dataset.n_items)
-                    save_rankings(part, ranked)
+                    with self._blaming("backbone", "recommend"):
+                        given = _rank(model, queries.users[chunk], histories, depth.copy(), inner)
+                    save_rankings(part, checked_rankings(self.run.backbone, given, depth, self.dataset.n_items))
                     work.keep()
                 ranked = Rankings.concatenate(
                     [load_rankings(work.scratch / f"ranked-{n:05d}.npz") for n in range(len(chunks))]
                 )
-                model = model or self._backbone_for(needs).load(fitted.folder, runtime)
-                notes = (
-                    model.diagnose(queries.users, queries.histories, runtime)
-                    if isinstance(model, HasDiagnostics)
-                    else {}
-                )
+                model = model or load(runtime)
+                with self._blaming("backbone", "diagnose"):
+                    said = (
+                        model.diagnose(queries.users, queries.histories, runtime)
+                        if isinstance(model, HasDiagnostics)
+                        else {}
+                    )
+                notes = checked_notes(f"backbone {self.run.backbone}", said)
             save_rankings(work.folder / "rankings.npz", ranked.take(np.argsort(order, kind="stable")))
             return {"notes": notes}
 
         key = {
             "backbone": self.run.backbone,
             "code": backbone.version,
-            "config": backbone.key("recommend"),
+            "config": self._key("recommend"),
             "split": self.run.split,
             "cutoffs": list(CUTOFFS),
             **self._data_key(),
@@ -267,6 +291,8 @@ class Harness:
             )
         if self.run.split == "valid" and self.run.method != NO_METHOD:
             self._check_unseen()
+        # Before pruning, which may take hours, what comes after it: an LLM that is not here, say.
+        self.graph.check([*self._needs("fit").values(), *self._needs("recommend").values()])
         pruned = self.prune()
         fitted = self.fit(pruned.selection.ids)
         predictions = self.predict(fitted)
@@ -302,7 +328,17 @@ class Harness:
     # -- shared --------------------------------------------------------------------------------------------------
 
     def _backbone_for(self, needs: dict[str, Request]) -> Backbone:
-        return with_resources(self.backbone, LoadedResources(self.dataset, self.graph.values(needs)))
+        resources = LoadedResources(self.dataset, self.graph.values(needs))
+        with self._blaming("backbone", "its constructor"):
+            return with_resources(self.backbone, resources)
+
+    def _key(self, stage: Stage) -> dict[str, Any]:
+        with self._blaming("backbone", "key"):
+            return checked_key(f"backbone {self.run.backbone}: key", self.backbone.key(stage))
+
+    def _blaming(self, kind: Literal["method", "backbone"], step: str) -> AbstractContextManager[None]:
+        name: str = getattr(self.run, kind)
+        return blaming(f"{kind} {name}: {step}", self.registry.built_in(_KINDS[kind], name))
 
     def _artefacts(self, needs: dict[str, Request]) -> list[Artefact]:
         return [self.graph.artefact(request) for request in needs.values()]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
-from prunebench.benchmark.plugins import Kind, Registry
+from prunebench.benchmark.plugins import Kind, PluginError, Registry
 from prunebench.datasets import listing as installed
+
+logger = logging.getLogger(__name__)
 
 
 def show(home: Path, kind: str | None, as_json: bool) -> None:
@@ -28,16 +31,22 @@ def show(home: Path, kind: str | None, as_json: bool) -> None:
 
 def _parts(kind: str, home: Path) -> list[dict[str, Any]]:
     registry, named = Registry(), cast(Kind, kind)
-    return [
-        {"name": name, "summary": registry.summary(named, name), "from": registry.origin(named, name).source}
-        for name in registry.names(named)
-    ]
+    rows: list[dict[str, Any]] = []
+    for name in registry.names(named):
+        try:
+            rows.append(
+                {"name": name, "summary": registry.summary(named, name), "from": registry.origin(named, name).source}
+            )
+        except PluginError as error:
+            logger.warning("%s", error)
+            rows.append({"name": name, "summary": "cannot be used", "from": "", "damaged": True})
+    return rows
 
 
 def _datasets(kind: str, home: Path) -> list[dict[str, Any]]:
     generated = [{**row, "status": "built in"} for row in _parts("datasets", home)]
     present = [{**row, "status": "damaged" if row.get("damaged") else "installed"} for row in installed.installed(home)]
-    known = [{**row, "status": "known, not installed"} for row in installed.known(home)]
+    known = [{**row, "status": f"known, {installed.how_to_install(row['name'])}"} for row in installed.known(home)]
     return [*generated, *present, *known]
 
 
@@ -80,7 +89,7 @@ def print_rows(listed: dict[str, list[dict[str, Any]]], as_json: bool) -> None:
 
 def _line(kind: str, row: dict[str, Any]) -> str:
     if row.get("damaged"):
-        return "damaged"
+        return "cannot be used" if "summary" in row else "damaged"
     if kind == "runs":
         recall = f"R@10 {row['recall@10']:.4f}" if row["recall@10"] is not None else ""
         return f"{row['method']} × {row['backbone']} on {row['dataset']} ({row['split']}), {row['budget']} samples, seed {row['seed']}  {recall}"

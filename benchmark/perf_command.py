@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from prunebench.benchmark import perf_bigrec, perf_methods, perf_surrogate, perf_tiger
-from prunebench.benchmark.commands import clean_output, quiet_libraries
+from prunebench.benchmark.commands import quiet_libraries
 from prunebench.benchmark.meter import hardware
+from prunebench.benchmark.output import clean_output
 from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.benchmark.workbench import Workbench
 

@@ -18,7 +18,10 @@ from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
+
+from prunebench.benchmark.contracts import broken
+from prunebench.benchmark.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -72,17 +75,17 @@ class Registry:
         return sorted(from_files.union(_entry_points(kind)))
 
     def resolve(self, kind: Kind, name: str) -> Any:
-        """The object a name stands for, imported now.
+        """The class a name stands for, imported now.
 
-        Raises PluginError for an unknown name, a name claimed twice, and a part that fails to import.
+        Raises PluginError for an unknown name, a name claimed twice, a part that fails to import, and one that lacks
+        what the contract of its kind asks for.
         """
         claim = self._claim(kind, name)
-        if isinstance(claim, FilePlugin):
-            return claim.parts[kind, name]
-        try:
-            return claim.load()
-        except (Exception, SystemExit) as error:
-            raise PluginError(f"{_title(kind, name)} of {_owner(claim)} fails to import: {_cause(error)}") from error
+        owner = str(claim.path) if isinstance(claim, FilePlugin) else _owner(claim)
+        part = claim.parts[kind, name] if isinstance(claim, FilePlugin) else _imported(claim, _title(kind, name))
+        if fault := broken(kind, name, part):
+            raise PluginError(f"{_title(kind, name)} of {owner} breaks its contract: {fault}")
+        return part
 
     def resolve_all(self, kind: Kind) -> dict[str, Any]:
         """Every part of a kind that imports, by name; for each that does not, one warning naming its distribution."""
@@ -100,6 +103,10 @@ class Registry:
         if isinstance(claim, FilePlugin):
             return Origin(str(claim.path), sha256=claim.sha256)
         return Origin(_owner(claim), claim.dist.version if claim.dist else None)
+
+    def built_in(self, kind: Kind, name: str) -> bool:
+        """Whether a part is ours. Raises PluginError as ``origin``."""
+        return self.origin(kind, name).source == "prunebench"
 
     def summary(self, kind: Kind, name: str) -> str:
         """First line of the docstring of the part's module (a signal's: class), read from its source: nothing is imported.
@@ -159,7 +166,7 @@ class Registry:
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise PluginError(f"unknown {_title(kind, name)}: {hint}`bench ls {kind}` lists all")
         if len(points) > 1:
-            owners = " and ".join(f"{_owner(point)} ({point.value})" for point in points)
+            owners = " and ".join(sorted(f"{_owner(point)} ({point.value})" for point in points))
             raise PluginError(f"{_title(kind, name)} is claimed by {owners}; uninstall one of them")
         return points[0]
 
@@ -176,11 +183,27 @@ def _execute(path: Path, content: bytes, sha256: str) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[module_name] = module  # dataclasses and pydantic look a class's module up while it is being defined
     try:
-        exec(compile(content, str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
+        with undisturbed():
+            exec(compile(content, str(path), "exec"), module.__dict__)
+    except BaseException as error:
         del sys.modules[module_name]
-        raise PluginError(f"plugin {path}{_line(error, path)}: {_cause(error)}") from error
+        _refuse(f"plugin {path}{_line(error, path)}", error)
     return module
+
+
+def _imported(point: metadata.EntryPoint, title: str) -> Any:
+    try:
+        with undisturbed():
+            return point.load()
+    except BaseException as error:
+        _refuse(f"{title} of {_owner(point)} fails to import", error)
+
+
+def _refuse(what: str, error: BaseException) -> NoReturn:
+    """Whatever else a foreign module raises while it is imported, leaving Python included, is a fault of that module."""
+    if isinstance(error, (KeyboardInterrupt, MemoryError)):
+        raise error
+    raise PluginError(f"{what}: {_cause(error)}") from error
 
 
 def _parts(path: Path, module: ModuleType) -> dict[tuple[Kind, str], type]:
@@ -202,8 +225,22 @@ def _parts(path: Path, module: ModuleType) -> dict[tuple[Kind, str], type]:
             raise PluginError(f"plugin {path}: {both} are both called {name!r}; give each class its own `name`")
     if not parts:
         shapes = "; ".join(f"{kind}: {', '.join(shape)}" for kind, shape in _SHAPES.items())
-        raise PluginError(f"plugin {path} defines no class that can be used; such a class has ({shapes})")
+        raise PluginError(
+            f"plugin {path} defines no class that can be used; {_nearly(module)}such a class has ({shapes})"
+        )
     return parts
+
+
+def _nearly(module: ModuleType) -> str:
+    """The class that lacks least of what it would be known by."""
+    found = [
+        (len(lacking), f"{one.__name__} has no {' and no '.join(lacking)}; ")
+        for one in vars(module).values()
+        if isinstance(one, type) and one.__module__ == module.__name__
+        for shape in _SHAPES.values()
+        if 0 < len(lacking := [part for part in shape if not hasattr(one, part)]) < len(shape)
+    ]
+    return min(found, default=(0, ""))[1]
 
 
 def _entry_points(kind: Kind) -> dict[str, tuple[metadata.EntryPoint, ...]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import hf_hub_download
 from pydantic import Field
 
 from prunebench.benchmark.config import build
@@ -17,9 +16,11 @@ from prunebench.benchmark.scores import keep_scores, scores_of
 from prunebench.benchmark.signals import Context
 from prunebench.benchmark.store import Artefact, Workspace
 from prunebench.methods import selection
-from prunebench.recommenders.base import Config, HasEffort, RecommenderError, Request, Stage
+from prunebench.recommenders.base import ChecksMachine, Config, HasEffort, RecommenderError, Request, Stage
 from prunebench.recommenders.bigrec.catalogue import CatalogueConfig, pretrain
+from prunebench.recommenders.bigrec.folder import check_llm_folder
 from prunebench.recommenders.encoder import EncoderConfig, SentenceEncoder
+from prunebench.recommenders.hub import hub_commit, local_folder
 from prunebench.recommenders.resumable import in_chunks
 from prunebench.recommenders.runtime import Runtime
 
@@ -38,17 +39,6 @@ def folder_digest(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def hub_commit(name: str) -> str:
-    """The commit a Hub id stands for now, or offline in the local cache. Raises RecommenderError in one line."""
-    try:
-        return Path(hf_hub_download(name, "config.json")).parent.name
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RecommenderError(
-            f"LLM {name!r} is no local folder and cannot be had from the Hub ({reason}); check the name and the network, or give a folder"
-        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,21 +81,27 @@ class LLMSignal:
     version, phase, seeded, reads = 1, "pretraining", False, ("titles",)
 
     def needs(self, config: Config, context: Context) -> dict[str, Request]:
-        return {"title_vectors": Request("title_vectors")} if config.name == CATALOGUE else {}
+        """The catalogue's sentence vectors. Raises RecommenderError where the LLM cannot be had, before anything is built."""
+        if isinstance(context.backbone, ChecksMachine):
+            context.backbone.check_machine(context.runtime)
+        if config.name == CATALOGUE:
+            return {"title_vectors": Request("title_vectors")}
+        folder = local_folder(config.name, "LLM")
+        if folder is None:
+            hub_commit(config.name, "LLM")
+        else:
+            check_llm_folder(folder)
+        return {}
 
     def key(self, config: Config, context: Context) -> dict[str, Any]:
         """A folder is its files, wherever it lies; a Hub id is the commit it stands for."""
         if config.name == CATALOGUE:
             catalogue = self._catalogue(context).model_dump(mode="json")
             return {"catalogue": catalogue, "titles": titles_digest(context.dataset.titles)}
-        folder = Path(config.name).expanduser()
-        if folder.is_dir():
-            if not (folder / "config.json").is_file():
-                raise RecommenderError(
-                    f"{folder} is no model folder (it has no config.json); --llm takes catalogue, a Hub id, or a folder saved by save_pretrained"
-                )
+        folder = local_folder(config.name, "LLM")
+        if folder is not None:
             return {"config": {}, "files": folder_digest(folder)}
-        return {"commit": hub_commit(config.name)}
+        return {"commit": hub_commit(config.name, "LLM")}
 
     def build(self, config: Config, context: Context, work: Workspace) -> dict[str, Any]:
         if config.name != CATALOGUE:
@@ -117,8 +113,7 @@ class LLMSignal:
     def load(self, config: Config, context: Context, artefact: Artefact) -> Path | str:
         if config.name == CATALOGUE:
             return artefact.folder
-        folder = Path(config.name).expanduser()
-        return folder.resolve() if folder.is_dir() else config.name
+        return local_folder(config.name, "LLM") or config.name
 
     def _catalogue(self, context: Context) -> CatalogueConfig:
         return build(CatalogueConfig, context.run.llm_config, "the catalogue LLM")  # type: ignore[return-value]

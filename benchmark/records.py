@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import platform
+import shutil
 import time
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +23,8 @@ from prunebench.benchmark.config import RunConfig
 from prunebench.benchmark.harness import CUTOFFS, Outcome, Pruned, ids_digest
 from prunebench.benchmark.meter import Bill, hardware
 from prunebench.benchmark.store import Artefact, Store, created_by
-from prunebench.datasets.files import atomic_folder
+from prunebench.datasets.files import NewerError, atomic_file, atomic_folder, leftovers, verify
+from prunebench.datasets.schema import DataError
 from prunebench.leaderboard import record as schema
 
 logger = logging.getLogger(__name__)
@@ -120,8 +123,11 @@ def settings(run: RunConfig, uses: tuple[str, ...]) -> dict[str, Any]:
 def keep(
     outcome: Outcome, store: Store, defaults: dict[str, Any], command: str, device: torch.device
 ) -> tuple[schema.Record, Path]:
-    """The record of an outcome: read back if this very run was recorded before, else written; and its folder."""
-    run, dataset, samples = outcome.run, outcome.dataset, outcome.samples
+    """The record of an outcome: read back if this very run was recorded before, else written; and its folder.
+
+    Processes that end the same run at the same time write one record, the first one's.
+    """
+    run, dataset = outcome.run, outcome.dataset
     roots = [artefact for artefact in (outcome.pruned.artefact, outcome.fitted, outcome.predictions) if artefact]
     identity = [
         METRICS_VERSION,
@@ -132,19 +138,51 @@ def keep(
     ]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = store.home / "runs" / name
-    if (folder / "record.json").exists():
-        try:
-            known = schema.load_record(folder / "record.json")
-        except schema.RecordError as error:
-            logger.warning("%s; writing it again", error)
+    with store.lock(f"run-{name}", lambda: f"another process to record run {name}"):
+        for unfinished in leftovers(folder):
+            shutil.rmtree(unfinished)
+        record = _known(folder)
+        if record is not None:
+            log_test_evaluation(store.home, record)
         else:
-            log_test_evaluation(store.home, known)
-            return known, folder
+            record = _record(name, outcome, store, roots, defaults, command, device)
+            log_test_evaluation(store.home, record)
+            _write(record, outcome, folder)
+    return record, folder
+
+
+def _known(folder: Path) -> schema.Record | None:
+    """The record in a run's folder if it and the files beside it are whole; None, with a warning, if they are not.
+
+    Raises DataError or RecordError for one that a newer version wrote, which stays as it is.
+    """
+    if not folder.exists():
+        return None
+    try:
+        verify(folder)
+    except NewerError:
+        raise
+    except DataError as error:
+        logger.warning("%s; writing it again", error)
+        return None
+    return schema.load_record(folder / "record.json")
+
+
+def _record(
+    name: str,
+    outcome: Outcome,
+    store: Store,
+    roots: list[Artefact],
+    defaults: dict[str, Any],
+    command: str,
+    device: torch.device,
+) -> schema.Record:
+    run, dataset, samples = outcome.run, outcome.dataset, outcome.samples
     stages, killed = bill(store, roots)
     config = settings(run, outcome.pruned.uses)
     ranked = {"unmasked": outcome.rankings, "masked": metrics.mask(outcome.rankings, outcome.queries.histories)}
     info = outcome.fitted.info
-    record = schema.Record(
+    return schema.Record(
         run=name,
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         command=command,
@@ -186,8 +224,9 @@ def keep(
         totals=schema.total(stages),
         killed=killed,
     )
-    log_test_evaluation(store.home, record)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write(record: schema.Record, outcome: Outcome, folder: Path) -> None:
     with atomic_folder(folder, overwrite=True) as half:
         np.savetxt(half / "selection.txt", outcome.pruned.selection.ids, fmt="%d")
         arrays = {
@@ -197,20 +236,28 @@ def keep(
         }
         np.savez_compressed(half / "per_user.npz", users=outcome.queries.users, cutoffs=np.array(CUTOFFS), **arrays)
         (half / "record.json").write_text(schema.write_record(record))
-    return record, folder
 
 
 def log_test_evaluation(home: Path, record: schema.Record) -> None:
-    """One line per run that looked at test, written before its record can be seen and never twice."""
+    """One line per run that looked at test, written before its record can be seen and never twice.
+
+    A line that was damaged stays: it is not known which run it was.
+    """
     if record.protocol.split != "test":
         return
     path = home / "test_evaluations.jsonl"
     with FileLock(path.with_suffix(".lock")):
-        logged = path.read_text().splitlines() if path.exists() else []
-        if record.run in {json.loads(line)["run"] for line in logged}:
+        for unfinished in leftovers(path):
+            unfinished.unlink()
+        logged = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        if record.run in {_logged_run(line) for line in logged}:
             return
         facts = {"run": record.run, "finished": record.finished, "digest": record.digest, "command": record.command}
-        with path.open("a") as log:
-            log.write(json.dumps(facts) + "\n")
-            log.flush()
-            os.fsync(log.fileno())
+        with atomic_file(path, overwrite=True) as log:
+            log.writelines(f"{line}\n" for line in [*logged, json.dumps(facts)])
+
+
+def _logged_run(line: str) -> str | None:
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        return str(json.loads(line)["run"])
+    return None

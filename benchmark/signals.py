@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from prunebench.benchmark.blame import blaming
+from prunebench.benchmark.blame import blaming, checked_key, checked_requests
 from prunebench.benchmark.config import NO_METHOD, RunConfig, build
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import Reporter
@@ -116,11 +117,30 @@ class Graph:
         """
         found: list[tuple[str, tuple[str, ...]]] = []
         for request in requests:
+            _, _, needs, reads = self._asked(request)
+            found += self.check(needs.values())
+            found.append((request.name, reads))
+        return found
+
+    def _asked(self, request: Request) -> tuple[Signal, Any, dict[str, Request], tuple[str, ...]]:
+        """Provider, configuration, needs and parts read of a request."""
+        with self._blaming(request):
             provider: Signal = self.context.registry.resolve("signals", request.name)()
             config = build(provider.Config, request.config, f"signal {request.name!r}")
-            found += self.check(provider.needs(config, self.context).values())
-            found.append((request.name, parts_read(provider, config)))
-        return found
+            needs = provider.needs(config, self.context)
+            reads = tuple(parts_read(provider, config))
+        return provider, config, checked_requests(f"signal {request.name}: needs", needs), reads
+
+    def _blaming(self, request: Request, key: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+        """Blame the signal, and with it the surrogate or backbone that its ``key`` says it is made with."""
+        run, registry = self.context.run, self.context.registry
+        with_it = [kind for kind in ("surrogate", "backbone") if kind in (key or {})]
+        ours = registry.built_in("signals", request.name) and all(
+            registry.built_in(f"{kind}s", getattr(run, kind))  # type: ignore[arg-type]
+            for kind in with_it
+        )
+        made_with = "".join(f" with {kind} {getattr(run, kind)}" for kind in with_it)
+        return blaming(f"signal {request.name}{made_with}", ours)
 
     def value(self, request: Request) -> Any:
         """The loaded value of a request; loaded once per run."""
@@ -133,18 +153,17 @@ class Graph:
         return {name: self.value(request) for name, request in requests.items()}
 
     def _resolve(self, request: Request) -> tuple[Artefact, Callable[[], Any]]:
-        provider: Signal = self.context.registry.resolve("signals", request.name)()
-        config = build(provider.Config, request.config, f"signal {request.name!r}")
-        needs = provider.needs(config, self.context)
+        provider, config, needs, reads = self._asked(request)
         upstream = [self.artefact(need) for need in needs.values()]
         seed = self.context.run.seeds.signal if provider.seeded else 0
         context = replace(self.context, runtime=self.context.runtime.with_seed(seed))
-        reads = parts_read(provider, config)
+        with self._blaming(request):
+            own = checked_key(f"signal {request.name}: key", provider.key(config, context))
         key = {
             "config": config.model_dump(mode="json"),
             "data": self.data_key if set(reads) - {"titles"} else {},
             "seed": seed,
-            **provider.key(config, context),
+            **own,
         }
         code = self.context.registry.origin("signals", request.name).sha256
         if code is not None:
@@ -158,7 +177,7 @@ class Graph:
 
         def make(work: Workspace) -> dict[str, Any] | None:
             inputs = self.values(needs)
-            with self.reporter.stage(request.name) as report, blaming(f"signal {request.name}"):
+            with self.reporter.stage(request.name) as report, self._blaming(request, key):
                 return provider.build(
                     config,
                     replace(context, inputs=inputs, runtime=replace(context.runtime, report=report, saved=work.keep)),
@@ -166,7 +185,12 @@ class Graph:
                 )
 
         def load() -> Any:
-            return provider.load(config, replace(context, inputs=self.values(needs)), artefact)
+            inputs = self.values(needs)
+            with self._blaming(request, key):
+                value = provider.load(config, replace(context, inputs=inputs), artefact)
+            if isinstance(value, np.ndarray):  # whoever asks for it next gets the same array
+                value.setflags(write=False)
+            return value
 
         name = json.dumps([request.name, config.model_dump(mode="json")], sort_keys=True)
         if name not in self._artefacts:
@@ -212,18 +236,30 @@ def parse_sections(registry: Registry, run: RunConfig, dataset: RecDataset) -> t
     The factory takes settings in place of the run's own, e.g. ``epochs=10``.
     """
     made = None
+
+    def constructing(kind: Literal["method", "backbone", "surrogate"]) -> AbstractContextManager[None]:
+        name: str = getattr(run, kind)
+        return blaming(f"{kind} {name}: its constructor", registry.built_in(f"{kind}s", name))  # type: ignore[arg-type]
+
     if run.method != NO_METHOD:
         method = registry.resolve("methods", run.method)
-        made = method(build(method.Config, run.method_config, f"method {run.method}"))
+        with constructing("method"):
+            made = method(build(method.Config, run.method_config, f"method {run.method}"))
     backbone = registry.resolve("backbones", run.backbone)
     surrogate = registry.resolve("surrogates", run.surrogate)
-    learned = backbone(
-        build(backbone.Config, run.backbone_config, f"backbone {run.backbone}"), LoadedResources(dataset)
-    )
+    with constructing("backbone"):
+        learned = backbone(
+            build(backbone.Config, run.backbone_config, f"backbone {run.backbone}"), LoadedResources(dataset)
+        )
+        if not isinstance(learned.reads, (tuple, list)):
+            raise RecommenderError(
+                f"backbone {run.backbone}: its reads is {learned.reads!r:.60}; give a tuple of names"
+            )
 
     def untrained(**settings: Any) -> Any:
         config = build(surrogate.Config, {**run.surrogate_config, **settings}, f"surrogate {run.surrogate}")
-        return surrogate(config, dataset.n_items)
+        with constructing("surrogate"):
+            return surrogate(config, dataset.n_items)
 
     untrained()
     return made, learned, untrained

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -23,13 +23,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from prunebench.benchmark.attempts import Attempts
+from prunebench.benchmark.machine import disk_failed, disk_full
 from prunebench.benchmark.meter import Bill, Meter
-from prunebench.datasets.files import MANIFEST, read_json, verify, write_json, write_manifest
+from prunebench.datasets.files import MANIFEST, NewerError, read_json, refuse_newer, verify, write_json, write_manifest
 from prunebench.datasets.schema import DataError
 
 logger = logging.getLogger(__name__)
 
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _CARD = "artefact.json"
 _FORMAT = 1
 
@@ -65,7 +65,8 @@ class Artefact:
 
 @dataclass
 class Workspace:
-    """Where a stage is built. ``folder`` starts empty and becomes the artefact; ``scratch`` survives kills."""
+    """Where a stage is built. ``folder`` starts empty and becomes the artefact; ``scratch`` is what an earlier attempt
+    that was cut off had kept of it."""
 
     folder: Path
     scratch: Path
@@ -74,8 +75,11 @@ class Workspace:
     _used: list[Artefact] = field(default_factory=list)
 
     def keep(self) -> None:
-        """Say that the work so far is safe in ``scratch``: its cost counts even if this attempt is killed."""
-        self._attempts.write("keep", self._meter.bill)
+        """Say that the work so far is safe in ``scratch``: its files, and their cost, count even if this attempt is killed.
+
+        Files are vouched for by name: write a newer checkpoint under another name, keep, then remove the older one.
+        """
+        self._attempts.keep(self._meter.bill)
 
 
 _building: ContextVar[tuple[tuple[str, Workspace], ...]] = ContextVar("building", default=())
@@ -85,13 +89,20 @@ class Store:
     """Artefacts under ``home/store/STAGE/HASH/``, unfinished ones under ``home/scratch``; processes may share it.
 
     ``device`` overrides the hardware written into bills, ``heartbeat_s`` is how often a running attempt's cost is
-    written down, in seconds.
+    written down, in seconds; ``say`` is told whom one waits for.
     """
 
-    def __init__(self, home: Path, device: str | None = None, heartbeat_s: float = 3.0) -> None:
+    def __init__(
+        self,
+        home: Path,
+        device: str | None = None,
+        heartbeat_s: float = 3.0,
+        say: Callable[[str], None] = logger.info,
+    ) -> None:
         self.home = Path(home).resolve()
         self._device = device
         self._heartbeat_s = heartbeat_s
+        self._say = say
         self._verified: set[str] = set()
 
     def get_or_build(
@@ -118,7 +129,7 @@ class Store:
         with enclosing[-1][1]._meter.paused() if enclosing else contextlib.nullcontext():
             artefact = self._load(stage, address)
             if artefact is None or self._scratch(stage, address).exists():
-                with self._lock(stage, address):
+                with self.lock(f"{stage}-{address}", lambda: self._who_builds(stage, address)):
                     artefact = self._load(stage, address, repair=True)
                     if artefact is None:
                         artefact = self._build(stage, version, key, address, make, upstream, phase)
@@ -156,21 +167,26 @@ class Store:
         return self.home / "scratch" / stage / address
 
     @contextlib.contextmanager
-    def _lock(self, stage: str, address: str) -> Iterator[None]:
-        """One builder at a time, across processes. The operating system drops a dead process's lock."""
-        path = self.home / "locks" / f"{stage}-{address}.lock"
+    def lock(self, name: str, whom: Callable[[], str]) -> Iterator[None]:
+        """One process at a time; the operating system drops a dead one's lock. ``whom``: who holds it, in words."""
+        path = self.home / "locks" / f"{name}.lock"
         with _disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                logger.info("another process is building %s/%s; waiting for it", stage, address)
-                lock.acquire()
+            started = time.monotonic()
+            for patience in itertools.chain([2.0], itertools.repeat(15.0)):
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=patience)
+                    break
+                self._say(f"  waiting for {whom()}, {time.monotonic() - started:.0f} s")
         try:
             yield
         finally:
             lock.release()
+
+    def _who_builds(self, stage: str, address: str) -> str:
+        process = Attempts(self._scratch(stage, address), self._heartbeat_s).process()
+        return f"process {process or 'unknown'} to build {stage}  [{address[:8]}]"
 
     def _build(
         self,
@@ -186,13 +202,12 @@ class Store:
         with _disk(scratch):
             shutil.rmtree(output, ignore_errors=True)
             output.mkdir(parents=True)
-            (scratch / "checkpoints").mkdir(exist_ok=True)
-        attempts = Attempts(scratch / "attempts.jsonl", self._heartbeat_s)
-        kept, killed = attempts.earlier()
-        workspace = Workspace(output, scratch / "checkpoints", attempts, Meter(self._device))
+            attempts = Attempts(scratch, self._heartbeat_s)
+            kept, killed = attempts.resume()
+        workspace = Workspace(output, attempts.checkpoints, attempts, Meter(self._device))
         token = _building.set((*_building.get(), (address, workspace)))
         try:
-            with _disk(scratch, only=_FULL_DISK), attempts.running(workspace._meter):
+            with _disk(scratch, making=True), attempts.running(workspace._meter):
                 info = make(workspace) or {}
         except BaseException:
             shutil.rmtree(output, ignore_errors=True)
@@ -236,6 +251,8 @@ class Store:
                 return None
             try:
                 return self._read(folder, address)
+            except NewerError as newer:
+                raise StoreError(f"{newer}, or set another PRUNEBENCH_HOME") from None
             except (ValueError, LookupError, TypeError, AttributeError, FileNotFoundError) as damage:
                 # A flipped byte may change a checksum, a key or a type; without the lock, a file may vanish under us.
                 if repair:
@@ -249,6 +266,7 @@ class Store:
         else:
             verify(folder)
         card = read_json(folder / _CARD)
+        refuse_newer(folder, card, _FORMAT)
         if card.get("format") != _FORMAT or card["hash"] != address:
             raise DataError(f"{folder / _CARD} is not that of {address} in format {_FORMAT}")
         self._verified.add(address)
@@ -301,15 +319,19 @@ def _from_json(entry: dict[str, Any], folder: Path) -> Artefact:
 
 
 @contextlib.contextmanager
-def _disk(where: Path, only: set[int] | None = None) -> Iterator[None]:
+def _disk(where: Path, making: bool = False) -> Iterator[None]:
+    """Tell what the disk refuses as the store's; while an artefact is ``making``, other failures are its maker's."""
     try:
         yield
-    except OSError as error:
-        if only is not None and error.errno not in only:
+    except StoreError:
+        raise
+    except Exception as error:
+        if not disk_failed(error) and (making or not isinstance(error, OSError)):
             raise
-        place = error.filename or where
-        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check that the store is writable"
-        raise StoreError(f"{place}: {error.strerror or error}; {hint}, or set another PRUNEBENCH_HOME") from error
+        place = getattr(error, "filename", None) or where
+        said = getattr(error, "strerror", None) or ("no space left on the disk" if disk_full(error) else str(error))
+        hint = "free some space" if disk_full(error) else "check that the store is writable"
+        raise StoreError(f"{place}: {said}; {hint}, or set another PRUNEBENCH_HOME") from error
 
 
 @functools.cache

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from prunebench.benchmark.commands import clean_output, job_choices, print_json, workbench
+from prunebench.benchmark.commands import job_choices, workbench
 from prunebench.benchmark.config import SECTIONS, Choices, ConfigError, Seeds, read_file
 from prunebench.benchmark.errors import explain
+from prunebench.benchmark.output import clean_output, print_json
 from prunebench.benchmark.records import selection_facts
 from prunebench.benchmark.workbench import Workbench, describe
 from prunebench.datasets.schema import RecDataset
@@ -100,7 +101,7 @@ def survey(
 def _chosen(bench: Workbench, methods: str | None) -> list[str]:
     """The methods asked for, each known by name; all but `full` by default."""
     if methods is None:
-        return [name for name in bench.registry.names("methods") if name != ALL_SAMPLES]
+        return [name for name in bench.registry.resolve_all("methods") if name != ALL_SAMPLES]
     named = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     if not named:
         raise ConfigError(f"--methods {methods!r}: give names with commas, e.g. random,dealrec")

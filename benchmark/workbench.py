@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel
 
 from prunebench.benchmark.config import (
     NO_METHOD,
@@ -18,13 +16,17 @@ from prunebench.benchmark.config import (
     ConfigError,
     RunConfig,
     Seeds,
+    budget_form,
     build,
     by_field,
     merge,
+    near,
     parse_budget,
     parse_settings,
     presets,
 )
+from prunebench.benchmark.generated import frozen
+from prunebench.benchmark.generated import generated as make_dataset
 from prunebench.benchmark.harness import Harness, Pruned
 from prunebench.benchmark.meter import processor_in_words
 from prunebench.benchmark.plugins import Registry
@@ -58,7 +60,7 @@ class Workbench:
         if self.torch_device.type == "cuda":
             torch.cuda.init()
         # One description for every stage of a run, also for those that leave the accelerator alone.
-        self.store = Store(self.home, device=describe(self.torch_device))
+        self.store = Store(self.home, device=describe(self.torch_device), say=self.reporter.say)
         self.library = Library(self.home)
 
     def load_plugin(self, path: Path) -> None:
@@ -66,18 +68,11 @@ class Workbench:
         self.registry.load_file(path)
 
     def dataset(self, name: str) -> RecDataset:
-        """An installed data set, or one an entry point generates. Raises ConfigError for a name that is neither."""
+        """An installed data set, or one an entry point generates. Raises DataError for a name that is neither."""
         generated = self.registry.names("datasets")
         if name in generated:
-            return self.registry.resolve("datasets", name)().load()
-        present = [entry["name"] for entry in self.library.installed()]
-        if name in present:
-            return self.library.load(name)
-        near = difflib.get_close_matches(name, [*generated, *present], 3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ConfigError(
-            f"no data set {name!r} is installed; {hint}`bench ls datasets` lists them, `bench datasets import PATH --format dealrec --name {name}` installs one"
-        )
+            return frozen(make_dataset(self.registry, name))
+        return frozen(self.library.load(name, also=generated))
 
     # -- from choices to a resolved configuration -----------------------------------------------------------------
 
@@ -96,18 +91,12 @@ class Workbench:
 
         Raises ConfigError, PluginError or DataError in one line.
         """
-        dataset = self.dataset(choices.dataset)
         kinds = {
             "method": self.registry.resolve("methods", choices.method).Config,
             "backbone": self.registry.resolve("backbones", choices.backbone).Config,
             "surrogate": self.registry.resolve("surrogates", choices.surrogate).Config,
             "llm": CatalogueConfig,
         }
-        for name, kind in kinds.items():
-            if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-                raise ConfigError(
-                    f"{_label(name, choices)}: its Config must be a class derived from prunebench.recommenders.base.Config, not {kind!r}"
-                )
         own = f"{choices.method}."
         settings = tuple(f"method.{text.removeprefix(own)}" if text.startswith(own) else text for text in settings)
         asked = parse_settings(
@@ -120,7 +109,9 @@ class Workbench:
             )
             for name in SECTIONS
         }
-        preset = presets(dataset.name, choices.method, choices.backbone, str(asked["backbone"].get("llm", CATALOGUE)))
+        preset = presets(
+            choices.dataset, choices.method, choices.backbone, str(asked["backbone"].get("llm", CATALOGUE))
+        )
         kept = {name: {k: v for k, v in preset.get(name, {}).items() if k in _keys(kinds[name])} for name in SECTIONS}
         below = {**kept, "backbone": self._named(choices)} if choices.preset else kept
         full = {
@@ -128,10 +119,16 @@ class Workbench:
             for name in SECTIONS
         }
         plain = {name: _defaults(kinds[name], kept[name]) for name in SECTIONS}
+        if (asked_budget := self._asked_budget(choices, file)) not in (None, "full"):
+            budget_form(asked_budget)
 
+        # Last, since it may take long: every mistake in the words of the command has been told by now.
+        dataset = self.dataset(choices.dataset)
         samples = len(dataset.samples())
         if not samples:
-            raise ConfigError(f"data set {dataset.name} has no user with two training items or more, so no sample")
+            raise ConfigError(
+                f"data set {dataset.name} has no user with two training items or more, so no sample (a history and the item after it)"
+            )
         backbone = self.registry.resolve("backbones", choices.backbone)
         method, budget = choices.method, self._budget(choices, file, preset, samples)
         if budget == 0 or not (backbone.uses_samples or select_only):
@@ -163,7 +160,7 @@ class Workbench:
         section = file.get(name, {})
         if not isinstance(section, dict):
             raise ConfigError(
-                f"the configuration file's {name!r} must be a table of settings; a {name} is named under [run]"
+                f"the configuration file's {name!r} must be a table of settings; under [run], {name} = … names one"
             )
         return section
 
@@ -183,13 +180,15 @@ class Workbench:
             return {}
         offered = getattr(self.registry.resolve("backbones", choices.backbone), "PRESETS", {})
         if choices.preset not in offered:
-            raise ConfigError(
-                f"backbone {choices.backbone} has no preset {choices.preset!r}; it has {', '.join(offered) or 'none'}"
-            )
+            hint = near(choices.preset, offered, f"it has {', '.join(offered) or 'none'}")
+            raise ConfigError(f"backbone {choices.backbone} has no preset {choices.preset!r}; {hint}")
         return dict(offered[choices.preset])
 
+    def _asked_budget(self, choices: Choices, file: Mapping[str, Any]) -> str | int | None:
+        return choices.budget if choices.budget is not None else file.get("budget")
+
     def _budget(self, choices: Choices, file: Mapping[str, Any], preset: Mapping[str, Any], samples: int) -> int:
-        asked = choices.budget if choices.budget is not None else file.get("budget")
+        asked = self._asked_budget(choices, file)
         if choices.method == "full":
             budget = parse_budget(asked, samples)
             if budget not in (0, samples):
@@ -210,9 +209,9 @@ class Workbench:
     def run(self, run: RunConfig, dataset: RecDataset, defaults: dict[str, Any]) -> tuple[Record, Path]:
         """One run to its record and the record's folder; whatever is in the store already is not built again."""
         if not dataset.split(run.split).lengths.any():
-            raise ConfigError(
-                f"data set {dataset.name} has no {run.split} interactions to evaluate on; it can be pruned"
-            )
+            other: Literal["valid", "test"] = "valid" if run.split == "test" else "test"
+            way = f"choose --split {other}" if dataset.split(other).lengths.any() else "`bench prune` needs none"
+            raise ConfigError(f"data set {dataset.name} has no {run.split} interactions to evaluate on; {way}")
         return keep(self.harness(run, dataset).execute(), self.store, defaults, self.command, self.torch_device)
 
     def prune(self, run: RunConfig, dataset: RecDataset) -> tuple[Pruned, list[StageBill]]:

@@ -241,7 +241,7 @@ def _instead(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
-        return "is empty; copy or download it again"
+        return "is cut short or no .npy file: it is empty"
     if head.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the data; run `git lfs pull` where it comes from"
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):

@@ -100,13 +100,10 @@ class _Codes:
         """The column as rows of its sorted distinct texts, and these; what was collected is given up."""
         self._encode()
         codes, self.codes = np.concatenate(self.codes), []
-        used = np.zeros(len(self.known), bool)
-        used[codes] = True
-        present = np.flatnonzero(used)
-        present = present[pc.array_sort_indices(self.known.take(pa.array(present))).to_numpy()]
-        rank = np.empty(len(self.known), np.int32)
-        rank[present] = np.arange(len(present), dtype=np.int32)
-        return rank[codes], strings(self.known.take(pa.array(present)))
+        order = pc.array_sort_indices(self.known)
+        rank = np.empty(len(order), np.int32)
+        rank[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+        return rank[codes], strings(self.known.take(order))
 
 
 def strings(texts: pa.Array) -> Strings:

@@ -52,7 +52,11 @@ def _entry(folder: Path) -> dict[str, Any]:
         entry = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         entry = None
-    whole = isinstance(entry, dict) and entry.get("name") == folder.name
+    whole = (
+        isinstance(entry, dict)
+        and entry.get("name") == folder.name
+        and {type(entry.get(count)) for count in ("users", "items", "interactions")} == {int}
+    )
     return entry if whole else {"name": folder.name, "damaged": True}
 
 

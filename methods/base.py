@@ -53,6 +53,40 @@ class PruningMethod(Protocol):
         ...
 
 
+Fact = float | int | str | bool | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a choice, as a sample went through it: what it is called, what came of it in words, and its numbers."""
+
+    name: str
+    says: str
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a sample was kept or was not. ``kept`` is worked out anew by what draws, not looked up in the selection."""
+
+    kept: bool
+    steps: tuple[Step, ...]
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A method that can say why: optional. `bench explain` shows any method's evidence with its ranks."""
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """Why the sample at ``position`` of ``samples`` is in ``chosen``, or is not.
+
+        ``chosen`` is what ``select`` gave for the same samples, evidence, runtime and a budget of ``len(chosen.ids)``.
+        """
+        ...
+
+
 class Method:
     """Base with the defaults of a method that needs no evidence; a selection is all that is left to write.
 

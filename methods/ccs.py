@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from prunebench.datasets.schema import Samples
-from prunebench.methods import selection
-from prunebench.methods.base import Evidence, Method, Selection
+from prunebench.datasets.schema import Int64, Samples
+from prunebench.methods import explanations, selection
+from prunebench.methods.base import Evidence, Explanation, Method, Selection
 from prunebench.methods.scores import ON_BACKBONE, SETTINGS, Score, Source, score_request
 from prunebench.recommenders.base import Config, Request
 from prunebench.recommenders.runtime import Runtime
@@ -80,12 +80,23 @@ class CCS(Method):
 
         Fewer than ⌊βn⌋ samples are dropped where the budget could not be met otherwise; the notes say how many.
         """
+        left, draw = self._draw(samples, evidence, budget, runtime)
+        notes = {"hard_pruned": len(samples) - len(left), "strata": int((draw.sizes > 0).sum())}
+        return selection.selection(samples, left[draw.chosen], **notes)
+
+    def _draw(
+        self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime
+    ) -> tuple[Int64, selection.Strata]:
+        """Positions that hard pruning leaves, and the draw among them."""
         config, ids, score = self.config, samples.ids, evidence["importance"]
         seed = runtime.derive("ccs selection")
-        kept = selection.hard_prune(score, ids, config.beta, budget, seed)
-        chosen = selection.stratified(score[kept], ids[kept], budget, config.groups, seed)
-        notes = {
-            "hard_pruned": len(ids) - len(kept),
-            "strata": len(np.unique(selection.strata(score[kept], config.groups))),
-        }
-        return selection.selection(samples, kept[chosen], **notes)
+        left = selection.hard_prune(score, ids, config.beta, budget, seed)
+        return left, selection.stratify(score[left], ids[left], budget, config.groups, seed)
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """Its importance, whether it was among the hardest, its stratum, and its place in that stratum's draw."""
+        left, draw = self._draw(samples, evidence, len(chosen.ids), runtime)
+        score = np.asarray(evidence["importance"], np.float64)
+        return explanations.coverage(score, left, draw, position, self.config.beta, "Algorithm 1")

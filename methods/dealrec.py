@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,11 +11,22 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
 
 from prunebench.datasets.schema import Samples
-from prunebench.methods import selection
-from prunebench.methods.base import Evidence, Method, MethodError, Selection
+from prunebench.methods import explanations, selection
+from prunebench.methods.base import Evidence, Explanation, Method, MethodError, Selection, Step
+from prunebench.methods.explanations import number
 from prunebench.methods.influence import InfluenceConfig
 from prunebench.recommenders.base import Request
 from prunebench.recommenders.runtime import Runtime
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The m candidates' positions and ids, int64 [m] each, and their scores, float64 [m]: each scaled to [0, 1], and all weighted and added."""
+
+    candidates: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    scaled: Mapping[str, NDArray[np.float64]]
+    overall: NDArray[np.float64]
 
 
 class DEALRec(Method):
@@ -100,30 +112,80 @@ class DEALRec(Method):
         Hard pruning drops fewer samples than asked for where the budget could not be met otherwise; the notes say
         how many.
         """
-        config = self.config
-        candidates = self._candidates(samples, evidence)
-        if budget > len(candidates):
+        scored = self._score(samples, evidence)
+        if budget > len(scored.ids):
             raise MethodError(
-                f"a budget of {budget} exceeds the {len(candidates)} candidates: raise effort_candidates to it"
+                f"a budget of {budget} exceeds the {len(scored.ids)} candidates: raise effort_candidates to it"
             )
+        if self.config.selection == "greedy":
+            best = selection.top(scored.overall, scored.ids, budget, _seed(runtime))
+            return selection.selection(samples, scored.candidates[best])
+        left, draw = self._draw(scored, budget, runtime)
+        notes = {"hard_pruned": len(scored.ids) - len(left), "strata": int((draw.sizes > 0).sum())}
+        return selection.selection(samples, scored.candidates[left[draw.chosen]], **notes)
+
+    def _score(self, samples: Samples, evidence: Evidence) -> Scored:
+        candidates = self._candidates(samples, evidence)
         ids = samples.ids[candidates]
-        score = np.zeros(len(ids))
-        for name, weight in (("influence", 1.0), ("effort", config.lam)):
-            if name in evidence:
-                score += weight * selection.minmax(evidence[name][candidates], ids, name)
-        seed = runtime.derive("dealrec selection")
-        if config.selection == "greedy":
-            return selection.selection(samples, candidates[selection.top(score, ids, budget, seed)])
-        kept = selection.hard_prune(score, ids, config.hard_prune, budget, seed)
-        score, ids = score[kept], ids[kept]
-        chosen = selection.stratified(score, ids, budget, config.groups, seed)
-        notes = {
-            "hard_pruned": len(candidates) - len(kept),
-            "strata": len(np.unique(selection.strata(score, config.groups))),
+        scaled: dict[str, NDArray[np.float64]] = {
+            name: selection.minmax(evidence[name][candidates], ids, name)
+            for name in ("influence", "effort")
+            if name in evidence
         }
-        return selection.selection(samples, candidates[kept[chosen]], **notes)
+        overall = sum((self._weight(name) * part for name, part in scaled.items()), np.zeros(len(ids)))
+        return Scored(candidates, ids, scaled, overall)
+
+    def _weight(self, name: str) -> float:
+        return self.config.lam if name == "effort" else 1.0
+
+    def _draw(self, scored: Scored, budget: int, runtime: Runtime) -> tuple[NDArray[np.int64], selection.Strata]:
+        """What hard pruning leaves of the candidates, and the draw among that."""
+        config, seed = self.config, _seed(runtime)
+        left = selection.hard_prune(scored.overall, scored.ids, config.hard_prune, budget, seed)
+        return left, selection.stratify(scored.overall[left], scored.ids[left], budget, config.groups, seed)
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """Its two scores and their sum, whether it was among the highest, its stratum, and its place in the draw."""
+        scored, config = self._score(samples, evidence), self.config
+        steps: list[Step] = []
+        if config.effort_candidates is not None:
+            count, is_one = len(scored.ids), bool((scored.candidates == position).any())
+            says = f"only the {count:,} most influential samples have an effort score and can be chosen; this {'is one' if is_one else 'is none of them'}"
+            steps.append(Step("candidates", says, {"candidates": count, "is_candidate": is_one}))
+            if not is_one:
+                return Explanation(False, tuple(steps))
+        at = int(np.searchsorted(scored.candidates, position))
+        steps.append(self._overall(scored, at))
+        if config.selection == "greedy":
+            rest = explanations.highest(
+                scored.overall, scored.ids, len(chosen.ids), _seed(runtime), at, "overall score"
+            )
+        else:
+            left, draw = self._draw(scored, len(chosen.ids), runtime)
+            rest = explanations.coverage(scored.overall, left, draw, at, config.hard_prune, "Alg. 2")
+        return Explanation(rest.kept, (*steps, *rest.steps))
+
+    def _overall(self, scored: Scored, at: int) -> Step:
+        parts = {name: float(part[at]) for name, part in scored.scaled.items()}
+        total, count = float(scored.overall[at]), len(scored.ids)
+        rank = int((scored.overall > total).sum()) + 1
+        terms = [
+            f"minmax({name}) {number(part)}" + (f" × λ {number(self.config.lam)}" if name == "effort" else "")
+            for name, part in parts.items()
+        ]
+        says = f"{' + '.join(terms)} = {number(total)}, rank {rank:,} of {count:,}, the highest first"
+        facts = {f"minmax_{name}": part for name, part in parts.items()}
+        return Step(
+            "overall score", says, {**facts, "lambda": self.config.lam, "score": total, "rank": rank, "of": count}
+        )
 
     def _candidates(self, samples: Samples, evidence: Evidence) -> NDArray[np.int64]:
         if self.config.effort_candidates is None:
             return np.arange(len(samples), dtype=np.int64)
         return np.flatnonzero(~np.isnan(evidence["effort"])).astype(np.int64)
+
+
+def _seed(runtime: Runtime) -> int:
+    return runtime.derive("dealrec selection")

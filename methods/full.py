@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunebench.datasets.schema import Samples
-from prunebench.methods.base import Evidence, Method, MethodError, Selection
+from prunebench.methods.base import Evidence, Explanation, Method, MethodError, Selection, Step
 from prunebench.recommenders.runtime import Runtime
 
 
@@ -19,3 +19,9 @@ class Full(Method):
                 f"full keeps all {len(samples)} samples: leave the budget out, or use random for {budget}"
             )
         return Selection(np.sort(samples.ids))
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """All are kept."""
+        return Explanation(True, (Step("all", f"all {len(samples):,} samples are kept", {"of": len(samples)}),))

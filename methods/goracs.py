@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
+from scipy.spatial.distance import cdist
 
 from prunebench.datasets.schema import Samples
 from prunebench.methods import selection
-from prunebench.methods.base import Evidence, Method, MethodError, Selection
+from prunebench.methods.base import Evidence, Explanation, Method, MethodError, Selection, Step
+from prunebench.methods.explanations import number
 from prunebench.methods.transport import cost_matrix, cover, refine
 from prunebench.recommenders.base import Config as BaseConfig
 from prunebench.recommenders.base import Request
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.user_texts import TextReader
+
+NEIGHBOURS = 256
+"""Samples whose distances to all validation users are in memory at once, for an explanation."""
 
 
 class GORACS(Method):
@@ -95,10 +100,7 @@ class GORACS(Method):
         if budget in (0, len(samples)):
             return selection.selection(samples, np.arange(budget))
         _check(samples, evidence)
-        config, validation = self.config, evidence["validation"]
-        if config.validation_users is not None:
-            drawn = runtime.rng("goracs", "validation users").permutation(len(validation))[: config.validation_users]
-            validation = validation[np.sort(drawn)]
+        config, validation = self.config, self._validation(evidence, runtime)
         # Positions by id: rounding in products and ties within the solver then never depend on the samples' order.
         order = np.argsort(samples.ids)
         effort = evidence["effort"][order] if "effort" in evidence else None
@@ -114,6 +116,34 @@ class GORACS(Method):
             swaps=len(refined.values) - 1,
             transports_solved=refined.solved,
         )
+
+    def _validation(self, evidence: Evidence, runtime: Runtime) -> NDArray:
+        """The validation users' vectors that are read."""
+        validation, most = evidence["validation"], self.config.validation_users
+        if most is None:
+            return validation
+        drawn = runtime.rng("goracs", "validation users").permutation(len(validation))[:most]
+        return validation[np.sort(drawn)]
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """How it lies to the validation users beside the samples kept; the search itself is not run again."""
+        vectors, validation = evidence["vectors"], self._validation(evidence, runtime)
+        kept = samples.positions(chosen.ids)
+        is_kept = bool((kept == position).any())
+        steps = []
+        if len(validation) and len(kept):
+            own = cdist(vectors[[position]], validation)[0]
+            best, others = np.full(len(validation), np.inf), kept[kept != position]
+            for start in range(0, len(others), NEIGHBOURS):
+                best = np.minimum(best, cdist(vectors[others[start : start + NEIGHBOURS]], validation).min(axis=0))
+            closer, mean = int((own < best).sum()), float(own.mean())
+            says = f"its text is {number(mean)} from a validation user's on average, and nearer to {closer:,} of {len(own):,} than any other kept sample"
+            steps.append(Step("distance", says, {"mean": mean, "nearest_to": closer, "validation_users": len(own)}))
+        says = "the samples are kept together, for their transport to the validation users: a greedy start, then swaps that lower its cost; no sample has a rank of its own"
+        steps.append(Step("search", says, dict(chosen.notes)))
+        return Explanation(is_kept, tuple(steps))
 
 
 def _check(samples: Samples, evidence: Evidence) -> None:

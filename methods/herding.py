@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.datasets.schema import Int64, Samples
-from prunebench.methods.base import Evidence, Selection
+from prunebench.methods.base import Evidence, Explanation, Selection
 from prunebench.methods.clustering import canonical
+from prunebench.methods.explanations import greedy
 from prunebench.methods.selection import check_budget, selection
 from prunebench.methods.vectors import VectorMethod
 from prunebench.recommenders.runtime import Runtime
@@ -24,8 +25,18 @@ class Herding(VectorMethod):
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """The first ``budget`` samples of the herding order; ties by the hash of (seed, id)."""
-        seed = runtime.derive("herding ties")
-        return selection(samples, herd(evidence["user_vectors"], samples.ids, budget, seed, runtime))
+        return selection(samples, self._order(samples, evidence, budget, runtime))
+
+    def _order(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Int64:
+        return herd(evidence["user_vectors"], samples.ids, budget, runtime.derive("herding ties"), runtime)
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """The step that took it, and how it lies to the mean and to the others chosen."""
+        vectors, order = evidence["user_vectors"], self._order(samples, evidence, len(chosen.ids), runtime)
+        rule = "the one that brings the mean of the chosen nearest to the mean of all"
+        return greedy(vectors, samples.ids, order, position, rule)
 
 
 def herd(vectors: NDArray, ids: Int64, count: int, seed: int, runtime: Runtime) -> Int64:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from prunebench.datasets.schema import Samples
-from prunebench.methods.base import Evidence, Selection
+from prunebench.datasets.schema import Int64, Samples
+from prunebench.methods.base import Evidence, Explanation, Selection
 from prunebench.methods.clustering import farthest_first
+from prunebench.methods.explanations import greedy
 from prunebench.methods.selection import selection
 from prunebench.methods.vectors import VectorMethod
 from prunebench.recommenders.runtime import Runtime
@@ -20,5 +21,16 @@ class KCenter(VectorMethod):
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """The first ``budget`` samples of the farthest-first order; ties by the hash of (seed, id)."""
-        seed = runtime.derive("k_center ties")
-        return selection(samples, farthest_first(evidence["user_vectors"], samples.ids, budget, seed, runtime))
+        return selection(samples, _order(samples, evidence, budget, runtime))
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """The step that took it, and how far it was from the chosen ones then, or is from the nearest of all of them."""
+        vectors, order = evidence["user_vectors"], _order(samples, evidence, len(chosen.ids), runtime)
+        return greedy(vectors, samples.ids, order, position, "the one farthest from all chosen before")
+
+
+def _order(samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Int64:
+    seed = runtime.derive("k_center ties")
+    return farthest_first(evidence["user_vectors"], samples.ids, budget, seed, runtime)

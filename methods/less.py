@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from prunebench.datasets.schema import Samples
-from prunebench.methods import selection
-from prunebench.methods.base import Evidence, Method, Selection
+from prunebench.methods import explanations, selection
+from prunebench.methods.base import Evidence, Explanation, Method, Selection
 from prunebench.recommenders.base import AlignmentConfig, Request
 from prunebench.recommenders.runtime import Runtime
 
@@ -37,5 +37,15 @@ class LESS(Method):
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """The highest scores, ties by a hash of the sample id."""
-        seed = runtime.derive("less selection")
-        return selection.selection(samples, selection.top(evidence["less"], samples.ids, budget, seed))
+        return selection.selection(samples, selection.top(evidence["less"], samples.ids, budget, _seed(runtime)))
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """The score's rank against the budget."""
+        seed, what = _seed(runtime), "alignment with validation users"
+        return explanations.highest(evidence["less"], samples.ids, len(chosen.ids), seed, position, what)
+
+
+def _seed(runtime: Runtime) -> int:
+    return runtime.derive("less selection")

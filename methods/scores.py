@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from prunebench.datasets.schema import Samples
-from prunebench.methods import selection
-from prunebench.methods.base import Evidence, Method, Selection
+from prunebench.methods import explanations, selection
+from prunebench.methods.base import Evidence, Explanation, Method, Selection
 from prunebench.methods.influence import InfluenceConfig
 from prunebench.recommenders.base import Config, Request
 from prunebench.recommenders.runtime import Runtime
@@ -82,5 +82,14 @@ class HighestFirst(Method):
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """Raises MethodError naming a sample whose score is not finite."""
-        seed = runtime.derive(f"{self.score} selection")
-        return selection.selection(samples, selection.top(evidence["score"], samples.ids, budget, seed))
+        return selection.selection(samples, selection.top(evidence["score"], samples.ids, budget, self._seed(runtime)))
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """The score's rank against the budget."""
+        seed = self._seed(runtime)
+        return explanations.highest(evidence["score"], samples.ids, len(chosen.ids), seed, position, self.score)
+
+    def _seed(self, runtime: Runtime) -> int:
+        return runtime.derive(f"{self.score} selection")

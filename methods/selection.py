@@ -6,6 +6,8 @@ is a hash of (seed, sample id), so that the chosen ids never depend on the order
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -108,8 +110,27 @@ def allocate(sizes: Int64, budget: int) -> Int64:
     return taken
 
 
-def stratified(scores: NDArray, ids: Int64, budget: int, groups: int, seed: int) -> Int64:
-    """Positions of the coverage-enhanced draw: Alg. 2 of Lin et al. 2024, after Zheng et al. 2023.
+@dataclass(frozen=True, eq=False)
+class Strata:
+    """A coverage-enhanced draw laid out: all that decides whether a sample is drawn.
+
+    ``stratum`` int64 [n], of each sample; ``place`` int64 [n], in its stratum's random order, from 0; ``sizes`` and
+    ``taken`` int64 [groups], how many each stratum has and gives.
+    """
+
+    stratum: Int64
+    place: Int64
+    sizes: Int64
+    taken: Int64
+
+    @property
+    def chosen(self) -> Int64:
+        """Positions of the samples drawn, increasing: of each stratum the first ``taken``."""
+        return np.flatnonzero(self.place < self.taken[self.stratum])
+
+
+def stratify(scores: NDArray, ids: Int64, budget: int, groups: int, seed: int) -> Strata:
+    """The coverage-enhanced draw: Alg. 2 of Lin et al. 2024, after Zheng et al. 2023.
 
     The range of ``scores`` [n] is cut into ``groups`` strata of equal width; ``allocate`` says how many come from each,
     and within a stratum the draw is uniform.
@@ -117,9 +138,16 @@ def stratified(scores: NDArray, ids: Int64, budget: int, groups: int, seed: int)
     check_budget(budget, len(ids))
     stratum = strata(_finite(scores, ids, "score"), groups)
     sizes = np.bincount(stratum, minlength=groups).astype(np.int64)
-    order = np.lexsort((priorities(ids, seed), stratum))
-    place = np.arange(len(ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return order[place < allocate(sizes, budget)[stratum[order]]]
+    place = np.empty(len(ids), np.int64)
+    place[np.lexsort((priorities(ids, seed), stratum))] = np.arange(len(ids)) - np.repeat(
+        np.cumsum(sizes) - sizes, sizes
+    )
+    return Strata(stratum, place, sizes, allocate(sizes, budget))
+
+
+def stratified(scores: NDArray, ids: Int64, budget: int, groups: int, seed: int) -> Int64:
+    """Positions of the coverage-enhanced draw, increasing: ``stratify``'s."""
+    return stratify(scores, ids, budget, groups, seed).chosen
 
 
 def check_budget(budget: int, available: int) -> None:

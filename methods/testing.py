@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from prunebench.datasets.schema import Samples
-from prunebench.methods.base import Evidence, MethodError, Selection
+from prunebench.methods.base import Evidence, Explains, Explanation, MethodError, Selection
 from prunebench.methods.examples import (
     FakeSignals,
     example_samples,
@@ -45,8 +45,8 @@ def check_method(
     settings their signals have) and evidence key; that the key covers every setting ``prepare`` reads; evidence that is
     float32, aligned with the samples, finite, and the same again; selections of 1, n / 4 and n of ``n`` samples (or of
     the given ``budgets``, for a method that cannot meet any): exactly the budget, distinct sample ids, the same again
-    for the same seed, on any instance, for any order of the samples, whatever validation and test hold; and degenerate
-    data (``prunebench.methods.examples.situations``), where a MethodError in one line will do as well as a selection.
+    for the same seed, on any instance, for any order of the samples, whatever validation and test hold; ``explain``, where
+    there is one, which must agree with the selection; and degenerate data (``prunebench.methods.examples.situations``), where a MethodError in one line will do as well as a selection.
     ``signals`` supplies signals that ``fake_signal`` does not know.
 
     Raises MethodError naming the method, what is wrong, and what to do.
@@ -64,6 +64,7 @@ def check_method(
     _check_key(trial, samples, evidence)
     for budget in (1, n // 4, n) if budgets is None else budgets:
         _check_selections(trial, samples, evidence, budget)
+        _check_explanations(trial, samples, evidence, budget)
     _check_situations(trial)
 
 
@@ -257,6 +258,22 @@ def _check_selections(trial: _Trial, samples: Samples, evidence: Evidence, budge
             f"the selection (budget {budget}) depends on validation, test or labels of samples.dataset: use train "
             "alone, or ask for a signal that declares what it reads"
         )
+
+
+def _check_explanations(trial: _Trial, samples: Samples, evidence: Evidence, budget: int) -> None:
+    """Of a method that explains itself: a sample's verdict is that of the selection; some twenty are tried."""
+    if not isinstance(trial.build(), Explains):
+        return
+    chosen = trial.select(samples, evidence, budget)
+    for position in range(0, len(samples), max(1, len(samples) // 20)):
+        sample = int(samples.ids[position])
+        given = samples, dict(evidence), chosen, Runtime(seed=3), position
+        said, is_kept = trial.call("explain", trial.build().explain, *given), sample in chosen.ids
+        if not isinstance(said, Explanation) or bool(said.kept) != is_kept:
+            trial.fail(
+                f"explain says other than select about sample {sample} (budget {budget}), which was "
+                f"{'kept' if is_kept else 'not kept'}: work both out by the same functions, and give an Explanation"
+            )
 
 
 def _check_situations(trial: _Trial) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from prunebench.datasets.schema import Samples
-from prunebench.methods.base import Evidence, Selection
-from prunebench.methods.clustering import kmeans
+from prunebench.datasets.schema import Int64, Samples
+from prunebench.methods.base import Evidence, Explanation, Selection, Step
+from prunebench.methods.clustering import Clusters, kmeans
+from prunebench.methods.explanations import number
 from prunebench.methods.selection import allocate, check_budget, selection
 from prunebench.methods.vectors import VectorConfig, VectorMethod
 from prunebench.recommenders.base import Request
@@ -48,6 +50,14 @@ class TFDCon(VectorMethod):
 
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """The most central of each cluster; a cluster with too few members gives its share to larger ones (``allocate``)."""
+        clusters, distance, taken = self._clusters(samples, evidence, budget, runtime)
+        kept = clusters.ranks(distance) < taken[clusters.labels]
+        return selection(samples, np.flatnonzero(kept), clusters=len(taken), empty_clusters=clusters.empty)
+
+    def _clusters(
+        self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime
+    ) -> tuple[Clusters, NDArray[np.float64], Int64]:
+        """The clusters, each sample's distance to the middle of its own, and how many each cluster gives."""
         check_budget(budget, len(samples))
         config, users = self.config, evidence["user_vectors"]
         k = config.clusters or max(budget, 1)
@@ -55,5 +65,27 @@ class TFDCon(VectorMethod):
         distance = clusters.distances(users)
         if config.alpha:
             distance += config.alpha * clusters.distances(evidence["user_text_vectors"])
-        kept = clusters.ranks(distance) < allocate(clusters.sizes, budget)[clusters.labels]
-        return selection(samples, np.flatnonzero(kept), clusters=k, empty_clusters=clusters.empty)
+        return clusters, distance, allocate(clusters.sizes, budget)
+
+    def explain(
+        self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int
+    ) -> Explanation:
+        """Its cluster, its distance to the middle of it, and its place among the members."""
+        clusters, distance, taken = self._clusters(samples, evidence, len(chosen.ids), runtime)
+        cluster = clusters.labels[position]
+        size, given, own = int(clusters.sizes[cluster]), int(taken[cluster]), float(distance[position])
+        rank = int(clusters.ranks(distance)[position]) + 1
+        parts = "user vector" + (f" + {number(self.config.alpha)} × text" if self.config.alpha else "")
+        steps = (
+            Step(
+                "cluster",
+                f"one of {size:,} users in its cluster of {len(taken):,}, which gives {given:,}",
+                {"clusters": len(taken), "cluster_size": size, "drawn": given},
+            ),
+            Step(
+                "distance to the centre",
+                f"{number(own)} from the middle of its cluster ({parts}): rank {rank:,} of {size:,}, the nearest first, {'among' if rank <= given else 'not among'} the first {given:,}",
+                {"distance": own, "rank": rank, "of": size},
+            ),
+        )
+        return Explanation(rank <= given, steps)

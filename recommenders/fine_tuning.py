@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -234,6 +235,9 @@ class _Watch(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._runtime.saved()
+        for path in Path(args.output_dir).glob("checkpoint-*"):  # only now: a kill must find the last one or this one
+            if path.name not in {f"checkpoint-{step}" for step in (state.global_step, state.best_global_step)}:
+                shutil.rmtree(path)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         now = trained_weights(model)
@@ -264,7 +268,6 @@ def _trainer(
         eval_steps=config.eval_every,
         save_strategy="steps",
         save_steps=config.eval_every,
-        save_total_limit=2,
         load_best_model_at_end=stopping,
         metric_for_best_model="eval_loss" if stopping else None,
         greater_is_better=False,

@@ -31,7 +31,8 @@ class Runtime:
 
     ``seed`` is the base; every purpose derives a generator of its own by name, so that adding one more
     random draw anywhere never changes another. ``report(done, total, what)`` receives progress; ``cancelled()`` is polled;
-    ``saved()`` is to be called after a checkpoint was written, so that the time up to it is billed and not lost to a kill.
+    ``saved()`` is to be called after a checkpoint was written, so that neither it nor the time up to it is lost to a kill;
+    a file written since then is, and one vouched for must not be written again: remove it after the next one is saved.
     """
 
     seed: int = 0

@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 
 from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import Float32
+from prunebench.recommenders.literal import literal
 
 TextReader = Literal["encoder", "titles", "backbone"]
 """What reads a user's text: the sentence encoder, the same title by title, or the LLM before fine-tuning."""
@@ -20,7 +21,8 @@ SEPARATOR = "; "
 def title_tokens(tokenizer: Any, titles: tuple[str, ...]) -> NDArray[np.int64]:
     """Tokens of each title with a separator behind it, int64 [n_items]."""
     distinct = {title: row for row, title in enumerate(dict.fromkeys(titles))}
-    pieces = tokenizer([title + SEPARATOR for title in distinct], add_special_tokens=False)["input_ids"]
+    texts = literal(tokenizer, (title + SEPARATOR for title in distinct))
+    pieces = tokenizer(texts, add_special_tokens=False)["input_ids"]
     cost = np.fromiter(map(len, pieces), np.int64, len(pieces))
     return cost[np.fromiter((distinct[title] for title in titles), np.int64, len(titles))]
 

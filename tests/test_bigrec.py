@@ -119,7 +119,7 @@ def test_an_interrupted_fit_continues_to_the_same_adapter(
     )
     with pytest.raises(Cancelled):
         fit(backbone(llm), tmp_path, watching)
-    assert (tmp_path / "checkpoint-4").is_dir()
+    assert list(tmp_path.glob("checkpoint-*"))
     (tmp_path / f"checkpoint-{kill_at + 4}").mkdir()  # a checkpoint whose writing was interrupted
     again = fit(backbone(llm), tmp_path)
     assert again.report == fitted.report

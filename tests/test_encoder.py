@@ -84,6 +84,7 @@ def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_auto_falls_back_to_the_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "packaged_folder", lambda: None)
+    monkeypatch.setattr(module, "hub_commit", lambda name, what: "0" * 40)
     assert SentenceEncoder(EncoderConfig())._source() == module.HUB_NAME
     assert SentenceEncoder(EncoderConfig(name="some/model"))._source() == "some/model"
 

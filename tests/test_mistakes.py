@@ -13,7 +13,7 @@ from mistakes import Mistake
 def test_a_mistake_gets_its_one_line(mistake: Mistake, tmp_path: Path) -> None:
     mistake.given(tmp_path)
     before = _installed_and_recorded(tmp_path)
-    answer = mistakes.ask(tmp_path, mistake.words, mistake.environment)
+    answer = mistake.make(tmp_path)
     assert answer.code == mistake.code, answer.err
     for words in mistake.said:
         assert words in answer.line, answer.err

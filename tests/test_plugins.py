@@ -14,12 +14,9 @@ from prunebench.benchmark.plugins import KINDS, PluginError, Registry
 
 METHOD = '''"""Keeps the first samples; a test's method."""
 
-from dataclasses import dataclass
+from prunebench.methods.base import Method
 
-class First:
-    class Config: ...
-    def requests(self): return {}
-    def prepare(self, samples, signals, runtime): ...
+class First(Method):
     def select(self, samples, evidence, budget, runtime): ...
 '''
 
@@ -81,7 +78,12 @@ def test_unknown_names_get_the_nearest_ones() -> None:
 
 def test_two_distributions_claiming_one_name_is_an_error_naming_both(site: Path) -> None:
     install(site, "one", "[prunebench.methods]\nshared = a_module:A\n")
-    install(site, "two", "[prunebench.methods]\nshared = b_module:B\nfine = b_module:B\n", b_module="class B: ...")
+    install(
+        site,
+        "two",
+        "[prunebench.methods]\nshared = b_module:B\nfine = b_module:B\n",
+        b_module=METHOD.replace("First", "B"),
+    )
     registry = Registry()
     assert registry.names("methods").count("shared") == 1
     for ask in (registry.resolve, registry.summary, registry.origin):
@@ -94,7 +96,9 @@ def test_two_distributions_claiming_one_name_is_an_error_naming_both(site: Path)
 
 def test_a_stale_duplicate_of_one_distribution_is_no_clash(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, name in ((site / "new", "acme-x"), (site / "old", "Acme_X")):
-        install(folder, name, "[prunebench.methods]\ntwice = twice_module:T\n", twice_module="class T: ...")
+        install(
+            folder, name, "[prunebench.methods]\ntwice = twice_module:T\n", twice_module=METHOD.replace("First", "T")
+        )
         monkeypatch.syspath_prepend(str(folder))
     assert Registry().resolve("methods", "twice").__name__ == "T"
 
@@ -106,7 +110,7 @@ def test_broken_parts_do_not_stop_the_others(site: Path, caplog: pytest.LogCaptu
         "[prunebench.datasets]\nboom = boom_module:B\ngone = gone_module:G\nlacks = fine_module:Nothing\n"
         "fine = fine_module:F\n",
         boom_module='"""Explodes."""\nraise RuntimeError("no\\nluck")\n',
-        fine_module='"""Works."""\nclass F: ...\n',
+        fine_module='"""Works."""\nclass F:\n    def load(self): ...\n',
     )
     registry = Registry()
     with caplog.at_level(logging.WARNING):
@@ -167,7 +171,7 @@ def test_a_changed_file_replaces_what_it_brought(tmp_path: Path) -> None:
     path.write_text(METHOD)
     registry = Registry()
     before = registry.load_file(path)
-    path.write_text(METHOD.replace("class First:", "class Second:\n    name = 'other'"))
+    path.write_text(METHOD.replace("class First(Method):", "class Second(Method):\n    name = 'other'"))
     after = registry.load_file(path)
     assert before.sha256 != after.sha256
     assert "mine" not in registry.names("methods")
@@ -197,7 +201,7 @@ def test_a_file_may_bring_all_kinds_under_names_of_their_own(tmp_path: Path) -> 
         ("class A: ...\n", r"absent\.py defines no class that can be used"),
         (METHOD + METHOD.replace("First", "Again"), r"First and Again are both called 'absent'"),
         (
-            METHOD.replace("class First:", "class First:\n    name = 'random'"),
+            METHOD.replace("class First(Method):", "class First(Method):\n    name = 'random'"),
             r"'random' is already taken by prunebench",
         ),
     ],
@@ -229,10 +233,10 @@ def test_listing_imports_nothing_heavy() -> None:
         "lines = [registry.summary(kind, name) for kind in KINDS for name in registry.names(kind)]\n"
         "assert any(lines)\n"
         "print([name for name in ('torch', 'numpy', 'pydantic', 'transformers', 'scipy') if name in sys.modules])\n"
-        "print([name for name in sys.modules if name.startswith('prunebench.') and name.count('.') == 2])\n"
+        "print(sorted(name[21:] for name in sys.modules if name.startswith('prunebench.') and name.count('.') == 2))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[]", "['prunebench.benchmark.plugins']"]
+    assert done.stdout.splitlines() == ["[]", "['contracts', 'plugins', 'undisturbed']"]
 
 
 def test_kinds_are_the_documented_groups() -> None:

@@ -92,8 +92,17 @@ def test_a_long_title_never_costs_the_template_or_the_answer(tokenizer) -> None:
     assert prompts.tokens(0).tolist() == tokenizer(f". : => {long} </s>")["input_ids"]
     assert prompts.tokens(1).tolist() == tokenizer(". : => oldcat </s>")["input_ids"]
     assert prompts.tokens(2).tolist() == tokenizer(". : oldcat => oldcat </s>")["input_ids"]
-    with pytest.raises(RecommenderError, match="longest title take 54 tokens, the LLM reads 50"):
-        PromptBuilder(tokenizer, ("oldcat", long), TEMPLATE, window=50)
+
+
+def test_a_title_too_long_for_the_llm_loses_its_end(tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    long = " ".join(["redfox"] * 50)
+    made = PromptBuilder(tokenizer, ("oldcat", long), TEMPLATE, window=30)
+    answered = made.with_answers(Sequences.from_rows([[1, 0]] * 2), np.array([1, 0], np.int32), "answer")
+    assert answered.tokens(0).tolist() == tokenizer(f". : => {' '.join(['redfox'] * 26)} </s>")["input_ids"]
+    assert answered.tokens(1).tolist() == tokenizer(". : oldcat => oldcat </s>")["input_ids"]
+    assert "1 titles are longer than the 26 tokens the LLM can read of one" in caplog.text
+    with pytest.raises(RecommenderError, match="longest title take 54 tokens, the LLM reads 12"):
+        PromptBuilder(tokenizer, ("oldcat", long), TEMPLATE, window=12)
 
 
 def test_batches_cover_all_rows_once_and_stay_within_their_tokens(tokenizer) -> None:

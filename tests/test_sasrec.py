@@ -254,8 +254,6 @@ def test_bad_input_is_named() -> None:
         model.scope("all")
     with pytest.raises(RecommenderError, match="no samples"):
         model.fit(data.samples().take(np.empty(0, np.int64)), data.queries("valid"), Runtime())
-    with pytest.raises(RecommenderError, match="validation users"):
-        model.fit(data.samples(), data.queries("valid").take(np.empty(0, np.int64)), Runtime())
     with pytest.raises(RecommenderError, match="do not fit"):
         model.load_released({"item_embeddings.weight": torch.zeros(2, 8)})
     with pytest.raises(RecommenderError, match="block, last_layer or all"):
@@ -264,6 +262,17 @@ def test_bad_input_is_named() -> None:
         SASRecConfig(d=7)
     with pytest.raises(Cancelled):
         model.fit(data.samples(), data.queries("valid"), replace(Runtime(), cancelled=lambda: True))
+
+
+def test_without_validation_users_every_epoch_is_trained_and_a_warning_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data, brief = make_dataset(), SMALL.model_copy(update={"epochs": 2})
+    one, other = SASRec(brief, N_ITEMS), SASRec(brief, N_ITEMS)
+    report = one.fit(data.samples(), data.queries("valid").take(np.empty(0, np.int64)), Runtime())
+    assert report == other.fit(data.samples(), None, Runtime())
+    assert np.array_equal(one.item_vectors(), other.item_vectors())
+    assert "trained for all 2 epochs" in caplog.text
 
 
 def test_an_empty_history_prefers_nothing() -> None:

@@ -158,6 +158,7 @@ def test_an_exception_leaves_nothing_visible_and_keeps_the_scratch_folder(tmp_pa
     def fail(workspace: Workspace) -> None:
         (workspace.folder / "half.txt").write_text("half")
         (workspace.scratch / "checkpoint").write_text("step 7")
+        workspace.keep()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -221,7 +222,7 @@ def test_a_killed_build_is_continued_and_its_bill_split(tmp_path: Path) -> None:
 
 
 def test_several_attempts_add_up_as_a_diary_says(tmp_path: Path) -> None:
-    attempts = Attempts(tmp_path / "attempts.jsonl", 1.0)
+    attempts = Attempts(tmp_path, 1.0)
     for event, wall in [
         ("start", 0),
         ("keep", 5),
@@ -233,7 +234,7 @@ def test_several_attempts_add_up_as_a_diary_says(tmp_path: Path) -> None:
         ("end", 2),
     ]:
         attempts.write(event, Bill(wall_s=wall, cpu_s=2 * wall))  # type: ignore[arg-type]
-    kept, killed = attempts.earlier()
+    kept, killed = attempts.resume()
     assert (kept.wall_s, kept.cpu_s) == (7, 14)
     assert (killed.wall_s, killed.cpu_s) == (5, 10)
 

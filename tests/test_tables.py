@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -142,6 +143,17 @@ def test_times_that_cannot_be_read_are_marked(column: pa.Array, good: list[float
     assert [micro / 10**6 for micro in micros.filter(pa.array(~bad)).to_pylist()] == good
     for row in bad.nonzero()[0].tolist():
         assert cells.why("timestamp", column[row].as_py(), times)
+
+
+def test_dates_without_a_zone_are_in_utc_wherever_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        micros, bad = cells.Times().read(pa.array(["1970-01-01 00:00:09", "1970-01-01T09:00:09+09:00"]))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (micros.to_pylist(), bad.any()) == ([9 * 10**6] * 2, False)
 
 
 def test_the_first_timestamp_that_can_be_read_tells_the_unit_for_all_batches() -> None:

@@ -25,12 +25,13 @@ from prunebench.recommenders.base import (
     Resources,
     Stage,
 )
-from prunebench.recommenders.bigrec.config import STAGE_KEYS, BIGRecConfig
+from prunebench.recommenders.bigrec.config import PRESETS, STAGE_KEYS, BIGRecConfig
 from prunebench.recommenders.bigrec.generation import generate_titles
 from prunebench.recommenders.bigrec.less import alignment
 from prunebench.recommenders.bigrec.model import (
     adapter_digest,
     add_adapter,
+    check_precision,
     embed_texts,
     load_adapter,
     load_base,
@@ -55,7 +56,7 @@ REPORT = "report.json"
 class BIGRec:
     """A backbone in the sense of ``recommenders.base.Backbone``, with effort (Bao et al., 2023, arXiv 2308.08434)."""
 
-    Config = BIGRecConfig
+    Config, PRESETS = BIGRecConfig, PRESETS
     version = 1
     uses_samples = True
     reads = ("titles", "samples", "stop")
@@ -94,6 +95,9 @@ class BIGRec:
     @cached_property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.llm)
+
+    def check_machine(self, runtime: Runtime) -> None:
+        check_precision(self.config.precision, runtime.device)
 
     def base(self, runtime: Runtime) -> Any:
         return load_base(self.llm, self.config.precision, runtime.device)

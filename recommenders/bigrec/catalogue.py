@@ -21,6 +21,7 @@ from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import Config, Float32, RecommenderError
 from prunebench.recommenders.bigrec.documents import Documents, WalkConfig
 from prunebench.recommenders.bigrec.prompts import PROMPT_FILE, Template
+from prunebench.recommenders.literal import literal
 from prunebench.recommenders.runtime import Runtime
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -28,7 +29,7 @@ TEMPLATE = Template(prefix=BOS, separator=EOS, suffix=EOS, end=EOS)
 """A prompt is a document of the pre-training kind: every title is closed by the end token, the answer too."""
 
 _FEED = 64  # optimiser steps whose text is drawn together; part of what a seed means
-_CHECKPOINT = "pretraining.pt"
+_CHECKPOINT = "pretraining-{:08d}.pt"
 
 
 class CatalogueConfig(Config):
@@ -86,7 +87,7 @@ def pretrain(
     if len(distinct) < 2:
         raise RecommenderError("the catalogue LLM needs two distinct titles or more to learn from")
     tokenizer = train_tokenizer(distinct, config.vocabulary)
-    ids = tokenizer(distinct, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(literal(tokenizer, distinct), add_special_tokens=False)["input_ids"]
     documents = Documents(
         Sequences.from_rows(ids),
         vectors[[row[title] for title in distinct]],
@@ -97,7 +98,7 @@ def pretrain(
     model = new_model(config, tokenizer, runtime).to(runtime.device)
     steps = config.steps(len(distinct))
     identity = _identity(distinct, vectors, config, runtime)
-    losses = _train(model, documents, steps, config, runtime, scratch / _CHECKPOINT, identity)
+    losses = _train(model, documents, steps, config, runtime, scratch, identity)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -157,12 +158,12 @@ def _train(
     steps: int,
     config: CatalogueConfig,
     runtime: Runtime,
-    checkpoint: Path,
+    scratch: Path,
     identity: str,
 ) -> list[float]:
     """Train in place; the mean loss of every step in nats per token."""
     optimizers = _optimizers(model, config)
-    losses = _resume(checkpoint, model, optimizers, identity, runtime)
+    losses = _resume(scratch, model, optimizers, identity, runtime)
     per_step = config.batch * config.sequence
     text = torch.empty(0)
     model.train()
@@ -188,8 +189,11 @@ def _train(
         losses.append(loss.item())
         runtime.report(step + 1, steps, "pre-training the catalogue LLM")
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
-            _save(checkpoint, model, optimizers, losses, identity)
+            older = _checkpoints(scratch)
+            _save(scratch / _CHECKPOINT.format(step + 1), model, optimizers, losses, identity)
             runtime.saved()
+            for path in older:
+                path.unlink()
     model.eval()
     return losses
 
@@ -278,17 +282,22 @@ def _save(
     os.replace(fresh, path)
 
 
+def _checkpoints(scratch: Path) -> list[Path]:
+    return sorted(scratch.glob(_CHECKPOINT.replace("{:08d}", "*")))
+
+
 def _resume(
-    path: Path,
+    scratch: Path,
     model: LlamaForCausalLM,
     optimizers: list[torch.optim.Optimizer],
     identity: str,
     runtime: Runtime,
 ) -> list[float]:
     """Losses of the steps already done, their weights loaded; empty where there is no checkpoint of this very run."""
-    if not path.is_file():
+    found = _checkpoints(scratch)
+    if not found:
         return []
-    state = torch.load(path, map_location=runtime.device, weights_only=True)
+    state = torch.load(found[-1], map_location=runtime.device, weights_only=True)
     if state["of"] != identity:
         return []
     model.load_state_dict(state["model"])

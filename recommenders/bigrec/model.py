@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from prunebench.recommenders.base import Float32, RecommenderError
 from prunebench.recommenders.bigrec.config import BIGRecConfig
 from prunebench.recommenders.bigrec.prompts import IGNORED, Batch, Prompts
+from prunebench.recommenders.literal import literal
 from prunebench.recommenders.runtime import Runtime
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float16}
@@ -31,26 +33,58 @@ def load_tokenizer(llm: str | Path) -> Any:
     """The LLM's tokenizer. Raises RecommenderError where there is none."""
     try:
         return AutoTokenizer.from_pretrained(str(llm), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise RecommenderError(f"no tokenizer for the LLM {llm}: {_first_line(error)}") from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # damaged files fail in as many ways as there are kinds of tokenizers
+        raise RecommenderError(
+            f"no tokenizer for the LLM {llm}: {_first_line(error)}; copy or download it again, or give another LLM"
+        ) from error
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises RecommenderError where weights cannot be held like that on this device."""
+    if precision in ("fp16", "int8") and device.type == "cpu":
+        raise RecommenderError(
+            f"precision {precision} needs a GPU; on a CPU add --set backbone.precision=fp32, or bf16 for half the memory"
+        )
+    if precision == "int8" and importlib.util.find_spec("bitsandbytes") is None:
+        raise RecommenderError("precision int8 needs the package bitsandbytes: pip install bitsandbytes")
 
 
 def load_base(llm: str | Path, precision: str, device: torch.device) -> Any:
-    """The causal LM in evaluation mode, frozen. Raises RecommenderError if it cannot be had as asked."""
-    if precision in ("fp16", "int8") and device.type == "cpu":
-        raise RecommenderError(f"precision {precision} needs a GPU; use fp32 or bf16 on a CPU")
+    """The causal LM in evaluation mode, frozen.
+
+    Raises RecommenderError if it cannot be had as asked, or if its files lack a part of it: transformers would fill that
+    with random numbers and say so only in a log.
+    """
+    check_precision(precision, device)
     options: dict[str, Any] = {"dtype": DTYPES[precision]}
     if precision == "int8":
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise RecommenderError("precision int8 needs the package bitsandbytes: pip install bitsandbytes")
         options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(str(llm), trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
+            model, facts = AutoModelForCausalLM.from_pretrained(
+                str(llm),
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, by name
+                **options,
+            )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except UnpicklingError:
+        raise RecommenderError(
+            f"the weights of the LLM {llm} are a pickle that is damaged or asks to run code, which is never done; give one with model.safetensors"
+        ) from None
+    except Exception as error:  # damaged files fail in as many ways as there are kinds of them
         raise RecommenderError(
             f"cannot load the LLM {llm}: {_first_line(error)}; give 'catalogue', a Hub id or a local folder"
         ) from error
+    wrong = sorted([*facts["missing_keys"], *(name for name, *_ in facts["mismatched_keys"])])
+    if wrong and precision != "int8":  # a quantiser has tensors of its own that no file holds
+        raise RecommenderError(
+            f"the weights of the LLM {llm} do not fit its config.json ({wrong[0]}, {len(wrong)} in all); they belong to another model"
+        )
     if precision == "int8":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     else:
@@ -188,15 +222,16 @@ def mean_token_loss(model: Any, prompts: Prompts, batch_tokens: int, device: tor
 def embed_texts(model: Any, tokenizer: Any, texts: list[str], batch_tokens: int, runtime: Runtime) -> Float32:
     """Last layer's state at the last token, by the LLM itself (the adapter switched off), float32 [n, d].
 
-    Equal texts get equal rows. Every text starts with the tokenizer's bos token where it has one, an empty one with eos
+    Equal texts get equal rows; the end of one longer than the LLM's window is not read. Every text starts with the tokenizer's bos token where it has one, an empty one with eos
     where it has none.
     """
     distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     if not distinct:
         return np.empty((0, int(model.config.hidden_size)), np.float32)
     bos = tokenizer.bos_token_id
-    ids = [row if bos is None or row[:1] == [bos] else [bos, *row] for row in tokenizer(list(distinct))["input_ids"]]
-    ids = [row or [tokenizer.eos_token_id] for row in ids]
+    tokens_of = tokenizer(literal(tokenizer, distinct))["input_ids"]
+    ids = [row if bos is None or row[:1] == [bos] else [bos, *row] for row in tokens_of]
+    ids = [(row or [tokenizer.eos_token_id])[: window(model)] for row in ids]
     lengths = np.array([len(row) for row in ids])
     order = np.argsort(-lengths, kind="stable")
     vectors = np.empty((len(ids), int(model.config.hidden_size)), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import Config, RecommenderError
+from prunebench.recommenders.literal import literal
+
+logger = logging.getLogger(__name__)
 
 PROMPT_FILE = "prunebench_prompt.json"
 IGNORED = -100
+SHORTEST = 16
+"""Tokens of a title that must be read at least, where it has as many."""
 
 
 class Template(Config):
@@ -32,14 +39,22 @@ class Template(Config):
 COMPACT = Template(separator=" ; ", suffix=" =>")
 
 
+def alpaca_words(noun: str) -> tuple[str, str]:
+    """BIGRec's games instruction and what stands before its input's titles, with the data set's own word for an item."""
+    return (
+        f"Given a list of {noun}s the user has purchased before, please recommend a new {noun} that the user likes to the user.",
+        f"The user has purchased the following {noun}s before: ",
+    )
+
+
 def alpaca(noun: str) -> Template:
-    """BIGRec's template in Alpaca form, its games instruction with the data set's own word for an item."""
+    """BIGRec's template in Alpaca form, as fine-tuning tools make it from an instruction and an input."""
+    instruction, before_titles = alpaca_words(noun)
     return Template(
         prefix=(
             "Below is an instruction that describes a task, paired with an input that provides further context. "
             "Write a response that appropriately completes the request.\n\n"
-            f"### Instruction:\nGiven a list of {noun}s the user has purchased before, please recommend a new {noun} "
-            f"that the user likes to the user.\n\n### Input:\nThe user has purchased the following {noun}s before: "
+            f"### Instruction:\n{instruction}\n\n### Input:\n{before_titles}"
         ),
         separator="; ",
         suffix="\n\n### Response:\n",
@@ -57,8 +72,12 @@ def choose_template(choice: str, noun: str, folder: str | Path) -> Template:
     if own.is_file():
         try:
             return Template.model_validate(json.loads(own.read_text("utf-8")))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            key = ".".join(map(str, wrong["loc"]))
+            raise RecommenderError(f"{own} is no prompt template: {key}: {wrong['msg'].lower()}") from error
         except ValueError as error:
-            raise RecommenderError(f"{own} is no prompt template: {str(error).splitlines()[0]}") from error
+            raise RecommenderError(f"{own} is no prompt template: {error}") from error
     return COMPACT if choice == "compact" else alpaca(noun)
 
 
@@ -144,6 +163,22 @@ class Prompts:
         return kept, where
 
 
+def _fitting(titles: list[list[int]], frame: int, window: int | None) -> list[list[int]]:
+    """Titles' tokens, cut to what a window leaves beside the template's ``frame`` tokens and the end token."""
+    longest = max(map(len, titles), default=0)
+    room = longest if window is None else window - frame - 1
+    if room < min(longest, SHORTEST):
+        raise RecommenderError(
+            f"template and longest title take {frame + longest + 1} tokens, the LLM reads {window}; use template=compact"
+        )
+    if longest > room:
+        logger.warning(
+            "%d titles are longer than the %d tokens the LLM can read of one, the longest has %d; their ends are left out",
+            sum(len(title) > room for title in titles), room, longest,
+        )  # fmt: skip
+    return [title[:room] for title in titles]
+
+
 class PromptBuilder:
     """Turns histories and targets into prompts.
 
@@ -164,13 +199,14 @@ class PromptBuilder:
     ) -> None:
         """``cutoff`` and ``window`` (the LLM's longest input, if it has one) in tokens.
 
-        Raises RecommenderError if the tokenizer has no end token, or template and longest title exceed the window.
+        A title too long for the window loses its end, with a warning. Raises RecommenderError if the tokenizer has no
+        end token, or the template leaves no room for titles.
         """
         if tokenizer.eos_token_id is None and not template.end:
             raise RecommenderError("the tokenizer has no eos token and the template no end: answers could not end")
         self.max_history, self.cutoff = max_history, min(cutoff, window or cutoff)
         distinct = {title: row for row, title in enumerate(dict.fromkeys(titles))}
-        texts = [*distinct, template.separator, template.suffix]
+        texts = [*literal(tokenizer, distinct), template.separator, template.suffix]
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         # The prefix alone carries what the tokenizer puts in front (a bos token), and nothing it would put behind.
         bare = tokenizer(template.prefix, add_special_tokens=False)["input_ids"]
@@ -182,6 +218,8 @@ class PromptBuilder:
         end = (
             tokenizer(template.end, add_special_tokens=False)["input_ids"] if template.end else [tokenizer.eos_token_id]
         )
+        self._frame = len(head) + len(ids[-1])
+        ids = [*_fitting(ids[: len(distinct)], self._frame, window), *ids[len(distinct) :]]
         table = [*ids, head, end]
         self._pieces = Sequences.from_flat(
             np.fromiter((token for piece in table for token in piece), np.int32), np.array([len(p) for p in table])
@@ -193,13 +231,6 @@ class PromptBuilder:
         if len(end) != 1:
             raise RecommenderError(f"the template's end {template.end!r} is {len(end)} tokens; it must be one")
         self.end_token: int = end[0]
-        lengths = self._pieces.lengths
-        self._frame = int(lengths[self._prefix] + lengths[self._suffix])
-        longest = self._frame + int(lengths[:count].max(initial=0)) + 1
-        if window is not None and longest > window:
-            raise RecommenderError(
-                f"template and longest title take {longest} tokens, the LLM reads {window}; use template=compact"
-            )
 
     def with_answers(self, histories: Sequences, targets: NDArray[np.int32], loss_on: str) -> Prompts:
         """Prompts with their answers (title and end token). ``loss_on``: the tokens counted, "answer" or "all"."""

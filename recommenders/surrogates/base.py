@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -28,6 +29,8 @@ from prunebench.recommenders.surrogates.network import Network
 from prunebench.recommenders.surrogates.objective import SequenceObjective
 from prunebench.recommenders.surrogates.training import train, validation_loss
 from prunebench.recommenders.surrogates.windows import Examples, Windows
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 EVALUATION_TOKENS = 2048
@@ -102,7 +105,8 @@ class SequenceSurrogate(Network):
     ) -> FitReport:
         """Train on the samples' whole sequences, target included; the best epoch on ``valid`` is kept, or the last.
 
-        Raises RecommenderError for no samples, no usable validation users, and where training diverges.
+        Where no user of ``valid`` has a history and a target, a warning says that all epochs are trained. Raises
+        RecommenderError for no samples, and where training diverges.
         """
         fresh = self.fresh(runtime.torch_rng(self.name, "initial weights"))
         self.load_released({**fresh, **self.observe(samples, runtime)}, runtime)
@@ -111,10 +115,15 @@ class SequenceSurrogate(Network):
         self.report = train(self, self.fixed, windows, samples.ids, validate, after_epoch, runtime)
         return self.report
 
-    def _validation(self, valid: Queries, runtime: Runtime) -> Callable[[], float]:
+    def _validation(self, valid: Queries, runtime: Runtime) -> Callable[[], float] | None:
         known = np.flatnonzero((valid.histories.lengths > 0) & (valid.targets.lengths > 0))
         if not len(known):
-            raise RecommenderError("early stopping needs validation users with a history and a target: there are none")
+            logger.warning(
+                "no validation user has a history and a target, so %s is not stopped early but trained for all %d epochs; set fewer with surrogate.epochs",
+                type(self).__name__,
+                self.config.epochs,
+            )
+            return None
         queries, seed = valid.take(known), runtime.derive(self.name, "validation negatives")
         quiet = replace(runtime, report=lambda done, total, what: None)
         return lambda: validation_loss(
