@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def read_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"the configuration file {path} is no text in UTF-8; give a TOML or JSON file") from None
     try:
-        values = json.loads(text) if layout == "JSON" else tomllib.loads(text)
+        values = json.loads(text, object_pairs_hook=_once) if layout == "JSON" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration file {path} is not valid {layout}: {error}") from None
     if not isinstance(values, dict):
@@ -154,6 +155,15 @@ def read_file(path: Path) -> dict[str, Any]:
             f'the configuration file {path} holds a {type(values).__name__}; it must hold tables of settings, e.g. {{"run": {{…}}}}'
         )
     return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as TOML has it: no key twice."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} is there twice; keep one")
+    return table
 
 
 def parse_settings(settings: Iterable[str], fields: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Any]]:

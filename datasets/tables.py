@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,15 @@ class Columns:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Columns to read: ``names`` by what they are here, ``optional`` ones may be missing; ``options`` names each."""
+    """Columns to read: ``names`` by what they are here, ``optional`` ones may be missing; ``options`` names each.
+
+    A file with all of ``others`` is probably the one of the other option, ``other``."""
 
     names: Mapping[str, str]
     options: Mapping[str, str]
     optional: frozenset[str] = frozenset()
+    other: str = ""
+    others: frozenset[str] = frozenset()
 
     def found(self, path: Path, present: Sequence[str], delimiter: str | None = None) -> dict[str, str]:
         """Names of the columns that are there. Raises DataError where one is missing or occurs twice."""
@@ -79,13 +84,14 @@ class _Wanted:
                 return f"{path} has no header, it starts with {_listed(present)}; put a line with the columns' names above, e.g. {header}"
         name, option = self.names[what], self.options[what]
         lower = {other.lower(): other for other in present}
-        near = [lower[match] for match in difflib.get_close_matches(name.lower(), list(lower), 2, 0.5)]
-        hint = (
-            f"; did you mean {' or '.join(f'{option} {match}' for match in near)}?"
-            if near
-            else f"; say which with {option} COLUMN"
-        )
-        return f"{path} has no column {name!r}, it has {_listed(present)}{hint}"
+        near = [shlex.quote(lower[match]) for match in difflib.get_close_matches(name.lower(), list(lower), 2)]
+        if self.other and self.others.issubset(present):
+            hint = f"is it the file for {self.other}?"
+        elif near:
+            hint = f"did you mean {' or '.join(f'{option} {match}' for match in near)}?"
+        else:
+            hint = f"say which with {option} COLUMN, or put a line with the columns' names above, if there is none"
+        return f"{path} has no column {name!r}, it has {_listed(present)}; {hint}"
 
 
 def interactions(
@@ -130,7 +136,8 @@ def items(
     names = {"item": columns.item, "title": columns.title, **text}
     options = {"item": "--item", "title": "--title", **dict.fromkeys(text, "--text")}
     readers: dict[str, cells.Reader] = {"item": cells.texts, **dict.fromkeys(["title", *text], cells.labels)}
-    table = pa.Table.from_batches(_batches(path, _Wanted(names, options), readers, cells.Times(), delimiter, dropped))
+    wanted = _Wanted(names, options, other="--interactions", others=frozenset({columns.user, columns.time}))
+    table = pa.Table.from_batches(_batches(path, wanted, readers, cells.Times(), delimiter, dropped))
     title, *parts = (table[name].fill_null("") for name in ("title", *text))
     for part in parts:
         both = pc.binary_join_element_wise(title, part, pa.scalar(" - ", pa.large_string()))

@@ -10,6 +10,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,8 @@ from prunebench.benchmark import cli
 
 MODULES = ("options", "tables", "datasets", "sources", "models", "plugins", "outputs", "machine")
 """What the groups of mistakes are called: each is a module ``mistakes_NAME`` with ``TITLE`` and ``CASES``."""
+
+PRINTED_BY = f"Printed by `make troubleshooting` with Python {sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True)
@@ -123,26 +126,32 @@ def page() -> str:
         "# Troubleshooting",
         "",
         "What goes wrong, and what `bench` says to it. Exit code 2 is bad input, 1 the machine (disk, network, memory), 130",
-        "an interrupt; after 0 the line is a warning and the work went on. Printed by `make troubleshooting`, which makes each",
-        "of these mistakes; the tests make them too.",
+        "an interrupt; after 0 the line is a warning and the work went on. A command like the one above it is not repeated,",
+        f"long hashes are left out. {PRINTED_BY}, which makes each of these mistakes; the tests make them too.",
     ]
-    title = None
+    title = command = None
     for group, mistake in cases():
         if group != title:
-            title = group
-            lines += ["", f"## {group}", "", "| what happened | command | code | what it says |", "|---|---|---|---|"]
+            title, command = group, None
+            lines += ["", f"## {group}", "", "| what happened | what it says | code | command |", "|---|---|---|---|"]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name).resolve()
             mistake.given(folder)
-            answer = mistake.make(folder)
-        command = " ".join(["bench", *mistake.words])
-        lines.append(f"| {mistake.case} | `{_cell(command)}` | {answer.code} | {_cell(answer.line)} |")
+            said = row(mistake, mistake.make(folder))
+        repeated, command = mistake.words == command, mistake.words
+        lines.append(said + (" |" if repeated else f" `{_cell(' '.join(['bench', *mistake.words]))}` |"))
     return "\n".join(lines) + "\n"
 
 
+def row(mistake: Mistake, answer: Answer) -> str:
+    """A line of the page, but for the command."""
+    said = re.sub(r"\b[0-9a-f]{16,}\b", "…", answer.line).replace("<", "&lt;")
+    return f"| {mistake.case} | {_cell(said)} | {answer.code} |"
+
+
 def _cell(text: str) -> str:
-    """Text as a table's cell shows it: no column ends early, no tag is a tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text as a table's cell shows it: no column ends early."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 if __name__ == "__main__":

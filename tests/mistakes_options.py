@@ -197,6 +197,12 @@ FILES = [
     _file("a configuration file that is no TOML", "c.toml", "[run\nmethod = 1", "c.toml is not valid TOML", "line 1"),
     _file("a configuration file that is no JSON", "c.json", "{", "c.json is not valid JSON", "line 1"),
     _file("a configuration file of brackets", "c.json", "[" * 100_000, "c.json is not valid JSON", "recursion"),
+    _file(
+        "a key twice in JSON", "c.json", '{"run": {"seed": 1, "seed": 2}}', "not valid JSON", "'seed' is there twice"
+    ),
+    _file(
+        "a key twice in TOML", "c.toml", "[run]\nseed = 1\nseed = 2", "not valid TOML", "overwrite a value", "line 3"
+    ),
     _file("a list for a configuration", "c.json", "[1]", "c.json holds a list", "tables of settings"),
     _file("an option outside [run]", "c.toml", "budget = 3", "unknown key 'budget'", "budget belongs under [run]"),
     _file(

@@ -101,6 +101,7 @@ CASES = [
         name="ratings.dat",
     ),
     _import("an empty file", "ratings.csv is empty", given=_files(b"")),
+    _import("items: an empty file", "items.csv is empty", given=_files(items=b"")),
     _import("only a header", "ratings.csv has no rows below its header", given=_files(_text(HEADER))),
     _import("items: only a header", "items.csv has no rows below its header", given=_files(items=_text("item,title"))),
     _import(
@@ -174,27 +175,29 @@ CASES = [
         "a column that is like no other",
         "ratings.csv has no column 'when'",
         "say which with --time COLUMN",
-        options=(
-            "--time",
-            "when",
-        ),
+        options=("--time", "when"),
     ),
     _import(
         "a rating that is not there, asked for",
         "ratings.csv has no column 'stars'",
         "--rating",
-        options=(
-            "--rating",
-            "stars",
-        ),
+        options=("--rating", "stars"),
     ),
     _import(
         "items: no titles",
         "items.csv has no column 'name', it has 'item', 'title'; say which with --title COLUMN",
-        options=(
-            "--title",
-            "name",
-        ),
+        options=("--title", "name"),
+    ),
+    _import(
+        "the two files the wrong way round",
+        "items.csv has no column 'title', it has 'user', 'item', 'timestamp', 'rating'; is it the file for --interactions?",
+        given=_files(_text(*ITEMS), _text(HEADER, *ROWS)),
+    ),
+    _import(
+        "items: no header",
+        "items.csv has no column 'item', it has 'i0', 'Title 0'",
+        "put a line with the columns' names above",
+        given=_files(items=_text(*ITEMS[1:])),
     ),
     _import(
         "a column twice",
@@ -220,10 +223,7 @@ CASES = [
     _import(
         "a delimiter of two characters",
         "--delimiter takes one character, or tab",
-        options=(
-            "--delimiter",
-            "::",
-        ),
+        options=("--delimiter", "::"),
     ),
     # the rows
     _import(
@@ -281,6 +281,13 @@ CASES = [
         "a JSON line that is cut short", "ratings.jsonl, line 3 cannot be read", given=_json('{"user": "a", '), **JSONL
     ),
     _import(
+        "a JSON line with a key twice",
+        "ratings.jsonl, line 3 cannot be read",
+        "was specified twice",
+        given=_json('{"user": "a", "user": "b", "item": "i1", "timestamp": "1400000000", "rating": "5"}'),
+        **JSONL,
+    ),
+    _import(
         "a JSON line without a user",
         "ratings.jsonl, line 3 cannot be read (it has no user)",
         "--drop-bad-rows",
@@ -291,10 +298,7 @@ CASES = [
         "JSON lines without such a key",
         "ratings.jsonl has no column 'member', it has 'user', 'item', 'timestamp', 'rating'",
         given=_json(),
-        options=(
-            "--user",
-            "member",
-        ),
+        options=("--user", "member"),
         **JSONL,
     ),
     _import(
@@ -335,34 +339,22 @@ CASES = [
         "their titles are empty",
         given=_files(items=_text(*ITEMS[:4], "i3,")),
         code=0,
-        options=(
-            "--split",
-            "none",
-        ),
+        options=("--split", "none"),
     ),
     _import(
         "all ratings below --min-rating",
         "all 20 interactions are rated below 6, the best 5; choose another --min-rating, or none to keep all",
-        options=(
-            "--min-rating",
-            "6",
-        ),
+        options=("--min-rating", "6"),
     ),
     _import(
         "a rating that is no threshold",
         "'good' is neither a number nor none",
-        options=(
-            "--min-rating",
-            "good",
-        ),
+        options=("--min-rating", "good"),
     ),
     _import(
         "a k-core that is empty",
         "none is in the 9-core of 20; choose a lower --k-core",
-        options=(
-            "--k-core",
-            "9",
-        ),
+        options=("--k-core", "9"),
     ),
     _import(
         "too few interactions to split 8:1:1",
@@ -374,10 +366,7 @@ CASES = [
         "no user has two training interactions, so there is no sample to prune",
         "another --split",
         given=_files(_text(HEADER, *ROWS[:12])),
-        options=(
-            "--split",
-            "leave-one-out",
-        ),
+        options=("--split", "leave-one-out"),
     ),
     # the name
     _import(

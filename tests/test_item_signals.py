@@ -77,7 +77,9 @@ class Tiger:
 def graph(home: Path, seed: int = 0) -> Graph:
     parts = {"title_vectors": Vectors, "semantic_ids": SemanticIDsSignal, "effort": EffortSignal}
     registry: Any = SimpleNamespace(
-        resolve=lambda kind, name: parts[name], origin=lambda kind, name: SimpleNamespace(sha256=None)
+        resolve=lambda kind, name: parts[name],
+        origin=lambda kind, name: SimpleNamespace(sha256=None),
+        built_in=lambda kind, name: True,
     )
     rows = Sequences.from_rows([[item, item + 1, item + 2] for item in range(28)])
     titles = tuple(f"title {item}" for item in range(30))
