@@ -5,7 +5,7 @@ with users into one n. Selection seeds are the units; fine-tuning seeds are draw
 
 From ``BOOTSTRAP_SEEDS`` shared seeds on, the interval of a difference is that of a paired bootstrap over seeds and users
 (``resampling``), studentised (Efron & Tibshirani 1993, §12.5) and symmetric (Hall 1988), so that it holds whichever of the
-two matters. A percentile interval is too narrow where seeds do (at six, 13% false positives) and far too wide where only
+two matters. A percentile interval is too narrow where seeds do (at six, 14% false positives) and far too wide where only
 their interplay with users does, whose variance redrawing both triples. With fewer seeds it is the paired t interval over
 seeds, for these very users; what other users would change stands beside it as ``se_users``. P-values are adjusted within
 a family: one data set × backbone × metric (Ihemelandu & Ekstrand, SIGIR 2023).

@@ -54,10 +54,10 @@ def made(name: str, config: dict[str, Any]) -> Any:
 
 
 def evidence_of(method: Any, samples: Any, coarse: int) -> Evidence:
-    """From fake signals, rounded so that values are equal here and there: the smaller ``coarse``, the more."""
+    """From fake signals, rounded so that values are equal here and there: the smaller ``coarse``, the more; 0: all."""
 
     def rounded(request: Request) -> Any:
-        return np.round(fake_signal(request, samples) * coarse) / np.float32(coarse)
+        return np.round(fake_signal(request, samples) * coarse) / np.float32(coarse or 1)
 
     signals = {key: rounded(request) for key, request in method.requests().items()}
     return method.prepare(samples, signals, Runtime())
@@ -72,7 +72,7 @@ def test_every_method_of_ours_explains_itself() -> None:
 
 @pytest.mark.parametrize(("name", "config"), METHODS, ids=lambda value: str(value))
 @settings(max_examples=8, deadline=None)
-@given(coarse=st.sampled_from([1, 3, 1000]), seed=st.integers(0, 2**32), data=st.data())
+@given(coarse=st.sampled_from([0, 1, 3, 1000]), seed=st.integers(0, 2**32), data=st.data())
 def test_an_explanation_never_disagrees_with_the_selection(
     name: str, config: dict[str, Any], coarse: int, seed: int, data: st.DataObject
 ) -> None:
@@ -127,6 +127,8 @@ def test_the_counts_of_a_stratum_can_be_recounted(
             assert not kept[position]
             continue
         left.append(position)
+        assert len({steps[step]["size"] for step in ("stratum", "allocation", "draw")}) == 1
+        assert steps["allocation"]["drawn"] == steps["draw"]["drawn"]
         told[position] = steps["stratum"] | steps["allocation"] | steps["draw"]
     members = {group: [at for at in left if told[at]["stratum"] == group] for group in range(1, groups + 1)}
     allocation = slow_allocation([len(members[group]) for group in range(1, groups + 1)], budget)

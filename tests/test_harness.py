@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from crashes import Job, finish, start, the_record, with_settings
 
 from prunebench.benchmark.config import presets
 from prunebench.benchmark.harness import ids_digest, load_rankings, save_rankings
@@ -163,37 +161,22 @@ class Dying:
         return Rankings.from_scores(scores, depth)
 '''
 
-RUNNER = (
-    "import sys\nfrom prunebench.benchmark import cli, harness\nharness.CHUNK = 25\nsys.argv[0] = 'bench'\ncli.main()"
-)
 
-
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a fork server")
 @pytest.mark.parametrize("die_in", ["fit", "rank"])
 def test_a_killed_run_continues_and_its_record_says_what_was_lost(tmp_path: Path, die_in: str) -> None:
     home, marks = tmp_path / "home", tmp_path / "marks"
     marks.mkdir()
     Library(home).install(data())
     (tmp_path / "dying.py").write_text(DYING)
-    words = ["run", "--dataset", "tiny", "--method", "random", "--backbone", "dying", "--budget", "30", "--json"]
-    words += [
-        "--plugin",
-        str(tmp_path / "dying.py"),
-        "--set",
-        f"backbone.die_in={die_in}",
-        "--set",
-        f"backbone.marks={marks}",
-    ]
-
-    def call() -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PRUNEBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        return subprocess.run([sys.executable, "-c", RUNNER, *words], capture_output=True, text=True, env=environment)
-
-    killed = call()
-    assert killed.returncode == -signal.SIGKILL
-    assert not list((home / "runs").glob("*")) if (home / "runs").exists() else True
-    done = call()
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
+    words = ("run", "--dataset", "tiny", "--method", "random", "--backbone", "dying", "--budget", "30")
+    settings = (f"backbone.die_in={die_in}", f"backbone.marks={marks}")
+    job = Job(with_settings((*words, "--plugin", str(tmp_path / "dying.py")), settings), home, chunk=25)
+    killed = start(job)
+    assert killed.wait() == -signal.SIGKILL, killed.said
+    assert not list((home / "runs").glob("*"))
+    finish(job)
+    record = the_record(home)
     log = (marks / "log").read_text().split("\n")[:-1]
     ranked = sorted(line for line in log if line.startswith("rank"))
     assert log.count("first half") == 1, "the checkpoint was not continued"
@@ -202,7 +185,8 @@ def test_a_killed_run_continues_and_its_record_says_what_was_lost(tmp_path: Path
         assert ranked == ["rank 10", "rank 25", "rank 25", "rank 25"], "a finished chunk was ranked again"
     assert all(2 < stage["wall_s"] < 10 for stage in record["killed"])
     assert {stage["stage"] for stage in record["killed"]} == {"fit" if die_in == "fit" else "predictions"}
-    assert json.loads(call().stdout) == record
+    finish(job)
+    assert the_record(home) == record
 
 
 def test_a_methods_preset_is_its_own() -> None:

@@ -86,7 +86,6 @@ def _contents(folder: Path) -> dict[str, bytes | None]:
         ("prune", "--dataset", "tiny", "--method", "random", "--budget", "9", "--format", "hf", "--out", "kept"),
         (*IMPORT, "--name", "own"),
         ("datasets", "download", "movielens-1m", "--mirror", "http://127.0.0.1:9"),
-        ("survey", "--dataset", "tiny", "--methods", "random", "--budget", "9"),
         ("new-method", "mine"),
     ],
     ids=lambda words: " ".join(words[:2]),
@@ -99,6 +98,13 @@ def test_what_writes_is_refused_in_one_line(folder: Path, words: tuple[str, ...]
     _allow(folder, "u+w")
     if words[0] != "datasets":
         assert ask(folder, words).code == 0, "and where it may be written, the same command ends"
+
+
+def test_a_survey_tells_of_each_method_why_not(folder: Path) -> None:
+    answer = _ask_read_only(folder, ("survey", "--dataset", "tiny", "--methods", "random", "--budget", "9", "--json"))
+    assert answer.code == 1, answer.err
+    assert "Permission denied" in json.dumps(json.loads(answer.out))
+    assert "Traceback" not in answer.err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small_world import SMALL_WORLD
 
-from prunebench.benchmark import cli
+from prunebench.benchmark import cli, config
 from prunebench.datasets.library import Library
 from prunebench.datasets.released import read_dealrec
 from prunebench.datasets.schema import SPLITS, RecDataset
@@ -48,9 +48,21 @@ def write_csv(data: RecDataset, folder: Path) -> None:
         )
 
 
+QUICK = """
+[shop]
+llm = { tokens = 20_000, hidden = 32, layers = 2, feed_forward = 64, vocabulary = 300, sequence = 64 }
+[shop.backbones.bigrec]
+max_steps = 4
+max_new_tokens = 12
+"""
+
+
 def test_the_recipe_leads_from_two_files_to_a_board(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """Trained for seconds, not minutes, by settings kept for that name; the commands are those of the page."""
+    (tmp_path / "presets.toml").write_text(config.PRESETS.read_text() + QUICK)
+    monkeypatch.setattr(config, "PRESETS", tmp_path / "presets.toml")
     write_csv(generate(SMALL_WORLD, 0), tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRUNEBENCH_HOME", str(tmp_path / "home"))
