@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.benchmark.blame import blaming, read_only
-from prunebench.benchmark.commands import clean_output, print_json, workbench
+from prunebench.benchmark.commands import workbench
 from prunebench.benchmark.config import NO_METHOD, ConfigError, RunConfig, Seeds
 from prunebench.benchmark.explained import EvidenceFacts, Explained, ItemFacts, StepFacts, print_explained
 from prunebench.benchmark.harness import Harness, Pruned, ids_digest
+from prunebench.benchmark.output import clean_output, print_json
 from prunebench.benchmark.plugins import Kind, Registry
 from prunebench.benchmark.store import Store
 from prunebench.datasets.schema import DataError, RecDataset, Samples

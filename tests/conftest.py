@@ -1,4 +1,4 @@
-"""How hard the tests of crashes, damage and company try, and the run they all start from."""
+"""How hard the tests of crashes, damage, company and size try, and the run that most of them start from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from crashes import Undisturbed, quick_run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("crashes and company")
+    group = parser.getgroup("crashes, company and size")
     group.addoption("--kills", type=int, default=3, help="kills per test; 30 or more try the real backbones, too")
     group.addoption("--luck", type=int, default=0, help="seed of what is killed or damaged, and when")
+    group.addoption(
+        "--rows", type=int, default=1_000_000, help="interactions to import in a stream; 50000000 is promised"
+    )
     group.addoption("--company", type=int, default=4, help="processes at once; 5 or more try the real backbones, too")
 
 

@@ -135,6 +135,10 @@ def test_every_format_holds_the_same_samples(folder: Path) -> None:
     assert "Wrote 7 samples to kept.jsonl" in answer.err
     assert (folder / "kept.jsonl").read_bytes().decode() == lines
     assert [json.loads(line) for line in lines.removesuffix("\n").split("\n")] == expected
+    read = hugging_face.load_dataset(
+        "json", data_files=str(folder / "kept.jsonl"), split="train", cache_dir=str(folder / "cache")
+    )
+    assert list(read) == expected
 
     assert prune(folder, "--format", "hf", "--out", "kept").code == 0
     assert load(folder / "kept", folder / "cache") == expected
