@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prunebench.benchmark.generated import generated
-from prunebench.benchmark.installing import check_name, protocol, tell
+from prunebench.benchmark.installing import check_name, tell
 from prunebench.benchmark.output import clean_output, print_json
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import ConsoleReporter, Report
@@ -20,7 +20,7 @@ from prunebench.datasets import layouts, tables
 from prunebench.datasets.inspect import inspect as inspect_dataset
 from prunebench.datasets.interactions import gather
 from prunebench.datasets.library import Library
-from prunebench.datasets.protocol import Protocol, build, titled
+from prunebench.datasets.protocol import Protocol, Split, build, titled
 from prunebench.datasets.schema import DataError, RecDataset
 from prunebench.datasets.sources import Layout
 from prunebench.datasets.tables import Columns
@@ -51,7 +51,7 @@ def import_(
 ) -> None:
     """Read, check, install atomically; a name that cannot be had is told before the reading."""
     check_name(home, name, overwrite)
-    wanted = protocol(min_rating=min_rating, split=split, k_core=k_core)
+    wanted = Protocol(min_rating=min_rating, split=cast(Split, split), k_core=k_core)
     with clean_output() as out:
         if layout == "table":
             if path is not None or interactions is None or items is None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 
-from prunebench.benchmark.installing import check_name, protocol, tell
+from prunebench.benchmark.installing import check_name, tell
 from prunebench.benchmark.output import clean_output
 from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.datasets import layouts, listing
 from prunebench.datasets.download import Unreachable, fetch
 from prunebench.datasets.library import Library
+from prunebench.datasets.protocol import Protocol, Split
 from prunebench.datasets.schema import DataError
 from prunebench.datasets.sources import SOURCES, Source
 
@@ -35,7 +37,7 @@ def download(
     asked = _source(source)
     name = name or asked.name
     check_name(home, name, overwrite)
-    wanted = protocol(min_rating=min_rating, split=split, k_core=k_core)
+    wanted = Protocol(min_rating=min_rating, split=cast(Split, split), k_core=k_core)
     layouts.check(asked.layout, name, wanted, drop_bad_rows)
     reporter = ConsoleReporter(Console(stderr=True))
     folder = home / "downloads" / asked.name

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from prunebench.benchmark.output import print_json
 from prunebench.benchmark.plugins import Registry
 from prunebench.datasets import listing
-from prunebench.datasets.protocol import Protocol
 from prunebench.datasets.schema import DataError
 
 
@@ -26,20 +24,9 @@ def check_name(home: Path, name: str, overwrite: bool) -> None:
         raise DataError(f"data set {name!r} is installed already; --overwrite replaces it, --name gives another name")
 
 
-def protocol(**asked: Any) -> Protocol:
-    """Raises DataError naming the option."""
-    try:
-        return Protocol(**asked)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}"
-        raise DataError(f"{option} {first['input']}: {first['msg']}") from None
-
-
 def tell(out: Any, entry: dict[str, Any], as_json: bool) -> None:
     """The installed entry on ``out``: in words what came in, what was left out and why, and what to do next."""
-    for line in _warnings(entry):
-        click.echo(f"bench: WARNING: {line}", err=True)
+    _warn(entry)
     if as_json:
         print_json(out, entry)
         return
@@ -53,13 +40,11 @@ def tell(out: Any, entry: dict[str, Any], as_json: bool) -> None:
     out.write(f"Next: bench datasets inspect {name}, then bench {job} --dataset {name}\n")
 
 
-def _warnings(entry: dict[str, Any]) -> list[str]:
-    missing = int(entry["meta"].get("missing_titles", 0))
-    found = []
+def _warn(entry: dict[str, Any]) -> None:
+    missing, unlisted = (int(entry["meta"].get(count, 0)) for count in ("missing_titles", "unlisted_items"))
     if missing:
-        unlisted = int(entry["meta"].get("unlisted_items", 0))
         where = f" ({unlisted:,} of them are not in the file of items)" if unlisted else ""
-        found.append(
-            f"{missing:,} of {entry['items']:,} items have no title{where}; their titles are empty, so that no language model can tell them apart"
+        click.echo(
+            f"bench: WARNING: {missing:,} of {entry['items']:,} items have no title{where}; their titles are empty, so that no language model can tell them apart",
+            err=True,
         )
-    return found

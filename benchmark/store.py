@@ -9,7 +9,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -23,6 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from prunebench.benchmark.attempts import Attempts
+from prunebench.benchmark.contracts import STAGE_NAME
 from prunebench.benchmark.machine import disk_failed, disk_full
 from prunebench.benchmark.meter import Bill, Meter
 from prunebench.datasets.files import MANIFEST, NewerError, read_json, refuse_newer, verify, write_json, write_manifest
@@ -141,7 +141,7 @@ class Store:
 
     def address(self, stage: str, version: int, key: dict[str, Any], upstream: Sequence[Artefact] = ()) -> str:
         """Hash of everything that decides an artefact's content, 20 hex digits. Raises StoreError for a bad key."""
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", stage):
+        if not STAGE_NAME.fullmatch(stage):
             raise StoreError(f"stage name {stage!r}: use lower-case letters, digits, '_', '-' and '.'")
         identity = {"stage": stage, "version": version, "key": key, "upstream": [parent.hash for parent in upstream]}
         return hashlib.sha256(_canonical(identity, f"key of stage {stage}").encode()).hexdigest()[:20]

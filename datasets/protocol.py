@@ -24,6 +24,7 @@ from prunebench.datasets.schema import DataError, Int32, Int64, RecDataset, Sequ
 CORE = "interactions outside the k-core"
 COLD = "validation and test interactions of users without a training interaction"
 TRAIN, VALID, TEST = range(3)
+Split = Literal["global", "leave-one-out", "none"]
 
 
 class Protocol(BaseModel):
@@ -33,7 +34,7 @@ class Protocol(BaseModel):
 
     min_rating: float | None = Field(default=4.0, allow_inf_nan=False)
     """Lower ratings are dropped (by :func:`prunebench.datasets.interactions.gather`); None keeps all."""
-    split: Literal["global", "leave-one-out", "none"] = "global"
+    split: Split = "global"
     """global: the first 8 tenths of all interactions in time are train, the next is valid, the last test (cut at
     ⌊0.8 n⌋ and ⌊0.9 n⌋). leave-one-out: a user's last is test, the one before valid; with fewer than three, all are
     train. none: all are train."""

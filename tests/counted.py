@@ -92,15 +92,15 @@ COUNTED = ("--dataset", "tiny", "--plugin", "plug.py", "--backbone", "counted", 
 """What `bench run` and `bench prune` are told to use both, in the folder of ``install_counted``."""
 
 
-def tiny(seed: int = 0) -> RecDataset:
-    """60 users, 30 items, every user in every split."""
-    rng = np.random.default_rng(seed)
+def tiny(shortest: int = 1) -> RecDataset:
+    """60 users with ``shortest`` training items or more, 30 items."""
+    rng = np.random.default_rng(0)
 
     def rows(low: int, high: int) -> Sequences:
         return Sequences.from_rows([rng.integers(0, 30, rng.integers(low, high)).tolist() for _ in range(60)])
 
     titles = tuple(f"Game {number}" for number in range(30))
-    return RecDataset("tiny", titles, rows(1, 6), rows(0, 3), rows(0, 3))
+    return RecDataset("tiny", titles, rows(shortest, 6), rows(0, 3), rows(0, 3))
 
 
 def install_counted(folder: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
+import counted
 
 from prunebench.datasets.library import Library
-from prunebench.datasets.schema import RecDataset, Sequences
+from prunebench.datasets.schema import RecDataset
 
 HEAD = '''"""Parts by other hands."""
 
@@ -72,13 +72,8 @@ def install(site: Path, distribution: str, entry_points: str, **modules: str) ->
 
 
 def tiny() -> RecDataset:
-    """60 users, 30 items, every user in every split but a few."""
-    rng = np.random.default_rng(0)
-
-    def rows(low: int, high: int) -> Sequences:
-        return Sequences.from_rows([rng.integers(0, 30, rng.integers(low, high)).tolist() for _ in range(60)])
-
-    return RecDataset("tiny", tuple(f"Game {number}" for number in range(30)), rows(2, 6), rows(0, 3), rows(0, 3))
+    """60 users, all of them samples."""
+    return counted.tiny(shortest=2)
 
 
 def shelf(folder: Path) -> None:

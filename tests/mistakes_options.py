@@ -201,7 +201,11 @@ FILES = [
         "a key twice in JSON", "c.json", '{"run": {"seed": 1, "seed": 2}}', "not valid JSON", "'seed' is there twice"
     ),
     _file(
-        "a key twice in TOML", "c.toml", "[run]\nseed = 1\nseed = 2", "not valid TOML", "overwrite a value", "line 3"
+        "a key twice in TOML",
+        "c.toml",
+        "[run]\nseed = 1\nseed = 2",
+        "not valid TOML",
+        "overwrite a value",
     ),
     _file("a list for a configuration", "c.json", "[1]", "c.json holds a list", "tables of settings"),
     _file("an option outside [run]", "c.toml", "budget = 3", "unknown key 'budget'", "budget belongs under [run]"),

@@ -69,13 +69,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     orders = [rng.permutation(len(ODD)).tolist() for _ in range(USERS)]
     parts = {"training": (0, 6), "validation": (6, 8), "testing": (8, 10)}
-    (folder / "released").mkdir()
+    released = folder / "[bold]released[red]"
+    released.mkdir()
     for name, (start, stop) in parts.items():
         rows: Any = {user: order[start:stop] for user, order in enumerate(orders)}
-        np.save(folder / "released" / f"{name}_dict.npy", rows, allow_pickle=True)
+        np.save(released / f"{name}_dict.npy", rows, allow_pickle=True)
     titles: Any = {"recid2title": dict(enumerate(ODD))}
-    np.save(folder / "released" / "title_maps.npy", titles, allow_pickle=True)
-    answer = ask(folder, ("datasets", "import", "released", "--format", "dealrec", "--name", "odd"))
+    np.save(released / "title_maps.npy", titles, allow_pickle=True)
+    answer = ask(folder, ("datasets", "import", released.name, "--format", "dealrec", "--name", "odd"))
     assert answer.code == 0, answer.err
     make_llm(folder / "llm", words=[*WORDS, *" ".join(ODD).split()])
     return folder
@@ -114,7 +115,9 @@ def test_titles_come_back_as_they_are(folder: Path) -> None:
 def test_they_are_inspected(bench: Callable[..., Answer]) -> None:
     facts = json.loads(bench("datasets", "inspect", "odd", "--json").out)
     assert facts["titles"]["distinct"] == len(ODD)
-    assert _shown(bench("datasets", "inspect", "odd").out)
+    shown = bench("datasets", "inspect", "odd").out
+    assert _shown(shown)
+    assert "[bold]released[red]" in shown, "where it is from"
 
 
 def test_they_are_written_for_fine_tuning_one_sample_a_line(bench: Callable[..., Answer]) -> None:

@@ -142,12 +142,13 @@ def test_users_without_a_training_interaction_leave_with_their_items() -> None:
 
 
 def test_the_core_is_a_fixpoint() -> None:
-    chain: list[Row] = [("U", "a", 1, 5.0), ("V", "a", 2, 5.0), ("V", "b", 3, 5.0), ("W", "b", 4, 5.0)]
+    links = ("Ua", "Va", "Vb", "Wb", "We", "Ze")  # only the ends are too few at first
+    chain: list[Row] = [(user, item, time, 5.0) for time, (user, item) in enumerate(links)]
     square: list[Row] = [(user, item, 5, 5.0) for user in "XY" for item in "cd"]
     dataset = made(chain + square, Protocol(split="none", k_core=2))
     assert in_words(dataset)["train"] == {"X": ["c", "d"], "Y": ["c", "d"]}
-    assert json.loads(dataset.meta["dropped"]) == {CORE: 4}
-    with pytest.raises(DataError, match="none is in the 2-core of 4"):
+    assert json.loads(dataset.meta["dropped"]) == {CORE: 6}
+    with pytest.raises(DataError, match="none is in the 2-core of 6"):
         made(chain, Protocol(split="none", k_core=2))
 
 
