@@ -23,7 +23,7 @@ from prunebench.recommenders.base import Rankings, RecommenderError, Request
 from prunebench.recommenders.runtime import Cancelled
 
 OURS = (*BAD_INPUT, StoreError, Timeout, Cancelled, KeyboardInterrupt)
-PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+THEIRS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, BrokenPipeError)
 """Errors of the system that are more often a part's mistake than the machine's."""
 ADVICE = "`bench --debug …` shows where"
 SHARED = "what it is given is shared, and read only: work on a copy"
@@ -43,7 +43,7 @@ def blaming(part: str, built_in: bool = False) -> Iterator[None]:
     except OURS:
         raise
     except BaseException as error:
-        machine = isinstance(error, OSError) and not isinstance(error, PATHS)
+        machine = isinstance(error, OSError) and not isinstance(error, THEIRS)
         if machine or disk_failed(error) or out_of_memory(error) or (built_in and isinstance(error, Exception)):
             raise
         said = " ".join(str(error).split())

@@ -12,7 +12,7 @@ from prunebench.benchmark.installing import check_name, tell
 from prunebench.benchmark.output import clean_output
 from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.datasets import layouts, listing
-from prunebench.datasets.download import Unreachable, fetch
+from prunebench.datasets.download import Unreachable, fetch, prove, unproven
 from prunebench.datasets.library import Library
 from prunebench.datasets.protocol import Protocol, Split
 from prunebench.datasets.schema import DataError
@@ -51,7 +51,16 @@ def download(
         ) from None
     reporter.say(f"  reading {folder}")
     with clean_output() as out:
-        dataset = layouts.read(asked.layout, folder, name, wanted, noun or asked.noun, drop_bad_rows)
+        try:
+            dataset = layouts.read(asked.layout, folder, name, wanted, noun or asked.noun, drop_bad_rows)
+        except DataError as error:
+            if not (doubtful := unproven(asked, folder)):
+                raise
+            names = " and ".join(path.name for path in doubtful)
+            raise DataError(
+                f"{error}; nobody publishes a checksum of {names}: if a download is damaged, delete it in {folder} and run this again"
+            ) from None
+        prove(asked, folder)
         tell(out, Library(home).install(dataset, overwrite=overwrite), as_json)
 
 

@@ -61,6 +61,8 @@ def find_run(folder: Path, asked: str) -> Record:
     """The one recorded run whose name starts so. Raises ConfigError for none and for several, RecordError for a damaged one."""
     names = sorted(path.parent.name for path in folder.glob("*/record.json"))
     found = [name for name in names if name == asked] or [name for name in names if name.startswith(asked)]
+    if not asked:
+        raise ConfigError("--run '': give a run's name or its first letters; `bench ls runs` lists all")
     if not names:
         raise ConfigError(f"there are no runs in {folder} yet; `bench run` makes one")
     if not found:

@@ -18,7 +18,7 @@ from prunebench.benchmark.config import ConfigError, RunConfig
 from prunebench.benchmark.harness import Pruned, ids_digest
 from prunebench.benchmark.records import settings
 from prunebench.benchmark.store import created_by
-from prunebench.datasets.files import atomic_file, atomic_folder, write_json
+from prunebench.datasets.files import MANIFEST, atomic_file, atomic_folder, write_json
 from prunebench.datasets.library import counts
 from prunebench.datasets.schema import RecDataset, Samples, Strings
 from prunebench.leaderboard.record import StageBill
@@ -28,6 +28,7 @@ Layout = Literal["ids", "jsonl", "hf"]
 
 FACTS = "prunebench.json"
 """Where the data of a Hugging Face folder come from; a folder with this file is one that we wrote."""
+CARD = "README.md"
 PARQUET = "data/train-00000-of-00001.parquet"
 BATCH_ROWS, BATCH_BYTES = 4096, 1 << 24
 """Samples, and bytes of their titles, that are texts in memory at once."""
@@ -89,9 +90,12 @@ class Target:
             raise ConfigError(f"--out {self.path} is {what}, and --format {self.layout} writes {wanted}")
         if not self.overwrite:
             raise ConfigError(f"--out {self.path} exists already; --overwrite replaces it")
-        if self.layout == "hf" and not (path / FACTS).is_file() and any(path.iterdir()):
+        if self.layout != "hf":
+            return
+        held = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+        if strange := sorted(held - {FACTS, PARQUET, CARD, MANIFEST} if FACTS in held else held):
             raise ConfigError(
-                f"--out {self.path} holds other things than a selection (no {FACTS}); remove it yourself, or choose another"
+                f"--out {self.path} holds {strange[0]}, which is no part of a selection; remove it yourself, or choose another"
             )
 
     def write(self, kept: Samples, noun: str, facts: dict[str, Any], stream: TextIO) -> None:
@@ -212,7 +216,7 @@ def _write_folder(folder: Path, kept: Samples, noun: str, facts: dict[str, Any])
         "target_item": "key" if kept.dataset.item_keys is not None else "number",
     }
     write_json(folder / FACTS, {**facts, "item_noun": noun, "names": keys, "histories": "whole"})
-    (folder / "README.md").write_text(_card(facts, len(kept)), encoding="utf-8")
+    (folder / CARD).write_text(_card(facts, len(kept)), encoding="utf-8")
 
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

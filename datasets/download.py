@@ -4,7 +4,8 @@ The standard library's urllib does the talking: it knows proxies, redirects and 
 add (resuming, checksums, bounded retries) would have to be written around it all the same.
 
 Beside a file NAME, until it is whole, there are NAME.part and .NAME.json, which says of which version of the file the
-part is. ``.checksums.json`` keeps the sha256 of every file that came without a published one, as it was the first time.
+part is. ``.checksums.json`` keeps the sha256 of every file that came without a published one, as it was the first time that
+it could be read.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from prunebench.datasets.files import read_json, write_json
 from prunebench.datasets.schema import DataError
-from prunebench.datasets.sources import RemoteFile, Source
+from prunebench.datasets.sources import Source
 
 Report = Callable[[int, int | None, str], None]
 CHECKSUMS = ".checksums.json"
@@ -104,9 +105,20 @@ def fetch(
                 wanted = Wanted(url, folder / file.name, seen["sha256"], seen["bytes"], first_time=True)
             if not _there(wanted, say):
                 _fetch(wanted, report, say, PATIENCE)
-            if wanted.sha256 is None:
-                _remember(folder, file)
     return folder
+
+
+def unproven(source: Source, folder: Path) -> list[Path]:
+    """The files in ``folder`` that nothing vouches for yet: no published checksum, and not one that was seen before."""
+    seen = _seen(folder)
+    return [folder / file.name for file in source.files if file.sha256 is None and file.name not in seen]
+
+
+def prove(source: Source, folder: Path) -> None:
+    """Say that the files could be read: what has no published checksum must from now on be what it is now."""
+    found = {path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in unproven(source, folder)}
+    if found:
+        write_json(folder / CHECKSUMS, {**_seen(folder), **found})
 
 
 def _check_address(address: str) -> None:
@@ -139,12 +151,6 @@ def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 def _seen(folder: Path) -> dict[str, Any]:
     """What came without a published checksum: {name: {"sha256", "bytes"}}."""
     return read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).exists() else {}
-
-
-def _remember(folder: Path, file: RemoteFile) -> None:
-    path = folder / file.name
-    entry = {"sha256": _sha256(path), "bytes": path.stat().st_size}
-    write_json(folder / CHECKSUMS, {**_seen(folder), file.name: entry})
 
 
 def _there(wanted: Wanted, say: Callable[[str], None]) -> bool:
@@ -239,6 +245,8 @@ def _receive(wanted: Wanted, answer: http.client.HTTPResponse, report: Report) -
     """Write what comes behind what is there, or in its place. Raises ConnectionError where less comes than announced."""
     if answer.headers.get_content_type() == "text/html":
         raise Unreachable(f"{wanted.url} answered with a web page, a login's or a proxy's perhaps, not with the file")
+    if (packed := answer.headers.get("Content-Encoding", "identity")) != "identity":
+        raise Unreachable(f"{wanted.url} sent the file packed ({packed}), which it was not asked to")
     version, length = _version(answer), 0
     if answer.status == 206:
         length = _length(wanted.part)
@@ -260,6 +268,9 @@ def _receive(wanted: Wanted, answer: http.client.HTTPResponse, report: Report) -
                 report(length // MB, total and total // MB, f"{wanted.path.name} (MB)")
         if total is None:
             write_json(wanted.state, {"url": wanted.url, "version": version, "bytes": length})
+    if not length:
+        _forget(wanted)
+        raise ConnectionError("it sent nothing")
     if total is not None and length < total:
         raise ConnectionError(f"the connection broke off at {length:,} of {total:,} bytes")
 
@@ -320,6 +331,8 @@ def _reason(error: BaseException) -> str:
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(inner, TimeoutError):
         return "no answer in time"
+    if isinstance(inner, http.client.IncompleteRead):
+        return "the connection broke off"
     return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
 
 

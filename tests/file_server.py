@@ -35,6 +35,7 @@ class Site:
     stalls: bool = False
     page: bytes | None = None
     announces_more: int = 0
+    encoding: str | None = None
     cuts: list[int] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
@@ -87,6 +88,8 @@ def _answer(handler: BaseHTTPRequestHandler, site: Site) -> None:
     headers, start = {"Content-Type": "application/octet-stream"}, 0
     if site.etag is not None:
         headers["ETag"] = site.etag
+    if site.encoding is not None:
+        headers["Content-Encoding"] = site.encoding
     same = not site.honest or handler.headers["If-Range"] == site.etag
     if asked.range is not None and site.ranges and same:
         start = int(asked.range.removeprefix("bytes=").removesuffix("-"))

@@ -128,7 +128,7 @@ CASES: list[Mistake] = [
     Mistake(
         "a data set in place of a folder with other things",
         (*PRUNE, "--format", "hf", "--out", "thesis", "--overwrite"),
-        ("holds other things than a selection",),
+        ("thesis holds", "no part of a selection"),
         given=_written,
         after=_untouched,
     ),
@@ -155,6 +155,12 @@ CASES: list[Mistake] = [
         given=_installed,
     ),
     Mistake("an explanation before any run", ("explain", "7", "--run", "r1"), ("there are no runs",)),
+    Mistake(
+        "no name of a run",
+        ("explain", "7", "--run", ""),
+        ("its first letters",),
+        given=_ran,
+    ),
     Mistake(
         "a run that does not exist",
         ("explain", "7", "--run", "r1x"),

@@ -136,6 +136,12 @@ CASES: list[Mistake] = [
         given=method(select="def select(self, samples, evidence, budget, runtime): return 1 / 0"),
     ),
     Mistake(
+        "a method whose own pipe breaks",
+        PRUNE,
+        ("method kept: prepare failed with BrokenPipeError",),
+        given=method(prepare="def prepare(self, samples, signals, runtime): raise BrokenPipeError(32, 'Broken pipe')"),
+    ),
+    Mistake(
         "a method that leaves Python",
         PRUNE,
         ("method kept: prepare failed with SystemExit: 0",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -272,3 +273,10 @@ def test_interrupt_exits_130_and_says_how_to_go_on(bench: Bench, monkeypatch: py
     code, _, err = bench(*RUN)
     assert code == 130
     assert "continues" in err
+
+
+def test_a_closed_standard_output_is_told(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -c 'from prunebench.benchmark.cli import main; main()' ls methods >&-"
+    environment = {**os.environ, "PRUNEBENCH_HOME": str(tmp_path)}
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (1, "bench: standard output is closed; send it somewhere, e.g. > FILE\n")

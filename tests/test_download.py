@@ -291,6 +291,32 @@ def test_without_a_published_checksum_the_first_one_counts(site: Site, tmp_path:
     assert fetch(tmp_path, site, "--overwrite", source="amazon-2014-beauty").code == 0
 
 
+def test_a_first_download_counts_only_once_it_could_be_read(site: Site, tmp_path: Path) -> None:
+    files = {f"/{name}": content for name, content in amazon().items()}
+    path = "/reviews_Beauty_5.json.gz"
+    site.files = {**files, path: files[path][:-9]}
+    answer = fetch(tmp_path, site, source="amazon-2014-beauty")
+    folder = downloads(tmp_path, "amazon-2014-beauty")
+    assert answer.code == 2
+    assert "cut short" in answer.line
+    assert "delete it in $PRUNEBENCH_HOME/downloads/amazon-2014-beauty" in answer.line
+    assert not (folder / ".checksums.json").exists()
+    site.files = files
+    (folder / path[1:]).unlink()
+    assert fetch(tmp_path, site, source="amazon-2014-beauty").code == 0
+    assert (folder / path[1:]).read_bytes() == files[path]
+
+
+def test_nothing_and_what_was_packed_on_the_way_are_no_file(site: Site, tmp_path: Path) -> None:
+    whole = {f"/{name}": content for name, content in amazon().items()}
+    site.files = dict.fromkeys(whole, b"")
+    refused(tmp_path, fetch(tmp_path, site, source="amazon-2014-beauty"), "it sent nothing")
+    site.files, site.encoding = whole, "gzip"
+    refused(tmp_path, fetch(tmp_path, site, source="amazon-2014-beauty"), "packed (gzip)")
+    site.encoding = None
+    assert fetch(tmp_path, site, source="amazon-2014-beauty").code == 0
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_told(site: Site, tmp_path: Path) -> None:
     downloads(tmp_path).mkdir(parents=True)

@@ -208,6 +208,10 @@ def test_a_folder_of_something_else_is_never_replaced(folder: Path) -> None:
     assert (folder / "thesis" / "chapter.tex").read_text() == "years of work"
     (folder / "empty").mkdir()
     assert prune(folder, "--format", "hf", "--out", "empty", "--overwrite").code == 0
+    (folder / "empty" / "data" / "notes.md").write_text("mine")
+    answer = prune(folder, "--format", "hf", "--out", "empty", "--overwrite")
+    assert (answer.code, "holds data/notes.md" in answer.line) == (2, True)
+    assert (folder / "empty" / "data" / "notes.md").read_text() == "mine"
 
 
 def test_a_link_is_written_through(folder: Path) -> None:
