@@ -1,24 +1,36 @@
-"""`bench leaderboard`: the records of this home as a board."""
+"""`bench leaderboard`: the records of a folder of runs as a board, shown, published, and checked."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shlex
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from rich.console import Console
 
+from prunebench.benchmark.progress import ConsoleReporter
+from prunebench.datasets.files import atomic_file, verify
+from prunebench.datasets.schema import DataError
+from prunebench.leaderboard.board import Board, Run, make_board, read_board
+from prunebench.leaderboard.exports import BOARD, FILES, first_difference
+from prunebench.leaderboard.per_user import read_per_user
 from prunebench.leaderboard.record import Record, RecordError, load_record
 from prunebench.leaderboard.tables import leaderboard_markdown, rows
+
+RECORD = "record.json"
 
 
 def records_of(folder: Path) -> list[Record]:
     """Every readable record under a folder of runs, by run id; a line on standard error for each that is not."""
     records = []
-    for path in sorted(folder.glob("*/record.json")):
+    for path in sorted(folder.glob(f"*/{RECORD}")):
         try:
             records.append(load_record(path))
         except RecordError as error:
-            click.echo(f"bench: left out: {error}", err=True)
+            _left_out(error)
     return records
 
 
@@ -33,6 +45,107 @@ def show(folder: Path, dataset: str | None, split: str, as_json: bool) -> None:
     elif records:
         click.echo(leaderboard_markdown(records), nl=False)
     else:
-        others = sorted({f"{record.dataset.name} ({record.protocol.split})" for record in everything})
-        there = f"there are runs on {', '.join(others)}" if others else "start with: bench run --method dealrec"
-        click.echo(f"No runs on the {split} split{f' of {dataset}' if dataset else ''} in {folder}; {there}", err=True)
+        click.echo(_nothing(folder, dataset, split, everything), err=True)
+
+
+def build(folder: Path, out: Path, dataset: str | None, split: str, as_json: bool) -> None:
+    """Write a board's files to ``out``: all of them or, after an error, none.
+
+    A run whose files are damaged or do not agree is left out with a line. Raises RecordError where no run is left.
+    """
+    runs, left_out = runs_of(folder, dataset, split)
+    for error in left_out:
+        _left_out(error)
+    if not runs:
+        said = _nothing(folder, dataset, split, [] if left_out else records_of(folder))
+        raise RecordError(said[:1].lower() + said[1:])
+    board = _board(runs, dataset, split)
+    texts = {name: render(board) for name, render in FILES.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        for name, text in texts.items():
+            stack.enter_context(atomic_file(out / name, overwrite=True)).write(text)
+    if as_json:
+        sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+        facts = _size(board) | {"left_out": [" ".join(str(error).split()) for error in left_out]}
+        click.echo(json.dumps({"out": str(out), "files": sums, **facts}, indent=1))
+    else:
+        size = ", ".join(f"{name} {count}" for name, count in _size(board).items())
+        click.echo(f"{', '.join(texts)} in {out}: {size}")
+
+
+def check(folder: Path, published: Path, as_json: bool) -> None:
+    """Raise RecordError naming the first file and row of a published board that is not what the records say.
+
+    The board itself says of which data set and split it is.
+    """
+    asked = read_board(_text(published / BOARD), str(published / BOARD))
+    runs, left_out = runs_of(folder, asked.dataset, asked.split)
+    if left_out:
+        raise RecordError(str(left_out[0]))
+    board = _board(runs, asked.dataset, asked.split)
+    words = ["--records", str(folder), "--out", str(published), "--split", asked.split]
+    remedy = shlex.join(
+        ["bench", "leaderboard", "build", *words, *(["--dataset", asked.dataset] if asked.dataset else [])]
+    )
+    for name, render in FILES.items():
+        differs = first_difference(name, render(board), _text(published / name))
+        if differs is not None:
+            raise RecordError(
+                f"{published / name}, line {differs[0]} ({differs[1]}), is not what the records in {folder} say; if they are right: {remedy}"
+            )
+    if as_json:
+        click.echo(json.dumps({"published": str(published), "files": list(FILES), **_size(board)}, indent=1))
+    else:
+        click.echo(f"{', '.join(FILES)} in {published} are what the {_size(board)['runs']} records in {folder} say")
+
+
+def runs_of(folder: Path, dataset: str | None, split: str) -> tuple[list[Run], list[Exception]]:
+    """The runs on a data set (None: all) and split under a folder, and why others were left out, by run id."""
+    runs: list[Run] = []
+    left_out: list[Exception] = []
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        try:
+            record = load_record(path)
+            if record.protocol.split == split and dataset in (None, record.dataset.name):
+                runs.append(_run(path, record))
+        except (RecordError, DataError) as error:
+            left_out.append(error)
+    return runs, left_out
+
+
+def _run(path: Path, record: Record) -> Run:
+    listed = verify(path.parent)["files"]
+    if record.per_user is None or not {record.per_user, RECORD} <= set(listed):
+        raise RecordError(f"{path.parent} has no users' metrics, or a manifest without them; run it again")
+    per_user = read_per_user(path.parent / record.per_user, record)
+    return Run(record, hashlib.sha256(path.read_bytes()).hexdigest(), per_user)
+
+
+def _board(runs: list[Run], dataset: str | None, split: str) -> Board:
+    with ConsoleReporter(Console(stderr=True)).stage("statistics") as report:
+        return make_board(runs, dataset, split, report=report)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise RecordError(f"{path} is missing; write it with: bench leaderboard build --out {path.parent}") from None
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is no text ({error}); write it with: bench leaderboard build") from None
+
+
+def _size(board: Board) -> dict[str, int]:
+    runs = {run.run for table in board.tables for row in table.rows for run in row.runs}
+    return {"tables": len(board.tables), "rows": board.rows, "runs": len(runs)}
+
+
+def _left_out(error: Exception) -> None:
+    click.echo(f"bench: left out: {' '.join(str(error).split())}", err=True)
+
+
+def _nothing(folder: Path, dataset: str | None, split: str, everything: list[Record]) -> str:
+    others = sorted({f"{record.dataset.name} ({record.protocol.split})" for record in everything})
+    there = f"there are runs on {', '.join(others)}" if others else "start with: bench run --method dealrec"
+    return f"No runs on the {split} split{f' of {dataset}' if dataset else ''} in {folder}; {there}"

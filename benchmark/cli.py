@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from prunebench.benchmark.cli_datasets import datasets
-from prunebench.benchmark.cli_options import JSON, LEARNS, PLUGINS, SETUP, WHAT, Plain, home_folder
+from prunebench.benchmark.cli_leaderboard import leaderboard
+from prunebench.benchmark.cli_options import DEVICE, JSON, LEARNS, PLUGINS, SETUP, WHAT, Plain, home_folder
 from prunebench.benchmark.interrupts import told_once
 
 KINDS = ("methods", "backbones", "datasets", "surrogates", "signals", "runs")
@@ -106,6 +107,36 @@ def survey(**asked: Any) -> None:
     survey.survey(home_folder(), **asked)
 
 
+@cli.command()
+@click.argument("study_file", type=click.Path(path_type=Path), metavar="STUDY.toml")
+@click.option("--plan", "plan_only", is_flag=True, help="Print the plan and stop; nothing is built.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs at once, each a process with its share of the threads; totals of different --jobs do not add up.",
+)
+@click.option(
+    "--on-exists",
+    type=click.Choice(["resume", "new", "always", "never"]),
+    default="resume",
+    show_default=True,
+    help="resume: do runs without a whole record; new: of these, leave those that failed before; always: write every record again, from what is in the store; never: stop where a record is there.",
+)
+@DEVICE
+@JSON
+def sweep(**asked: Any) -> None:
+    """Run a study: methods × backbones × data sets × budgets × settings × seeds; see README for what the file holds.
+
+    The plan comes first. Each run is recorded as it ends, one that fails stops no other; the same command goes on where
+    it was stopped.
+    """
+    from prunebench.benchmark import sweep
+
+    sweep.sweep(home_folder(), **asked)
+
+
 @cli.command(name="new-method")
 @click.argument("name")
 @click.option(
@@ -144,35 +175,7 @@ def ls(kind: str | None, as_json: bool) -> None:
 
 
 cli.add_command(datasets)
-
-
-@cli.group(cls=Plain)
-def leaderboard() -> None:
-    """Accuracy and cost of all recorded runs."""
-
-
-@leaderboard.command()
-@click.option("--dataset", default=None, help="Only this data set.")
-@click.option(
-    "--split",
-    type=click.Choice(["valid", "test"]),
-    default="test",
-    show_default=True,
-    help="Runs evaluated on this split.",
-)
-@click.option(
-    "--records",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=None,
-    metavar="FOLDER",
-    help="Folder of runs to read.  [default: $PRUNEBENCH_HOME/runs]",
-)
-@JSON
-def show(dataset: str | None, split: str, records: Path | None, as_json: bool) -> None:
-    """Print the leaderboard as markdown."""
-    from prunebench.benchmark import boards
-
-    boards.show(records or home_folder() / "runs", dataset, split, as_json)
+cli.add_command(leaderboard)
 
 
 @cli.command()
@@ -206,6 +209,8 @@ def main() -> None:
 def _main() -> None:
     debug = "--debug" in sys.argv[1:]
     logging.basicConfig(format="bench: %(levelname)s: %(message)s", level=logging.WARNING)
+    if sys.stdout is None:  # what is opened next would take its place
+        _fail("standard output is closed; send it somewhere, e.g. > FILE", 1)
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

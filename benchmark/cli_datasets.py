@@ -21,12 +21,25 @@ class Rating(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
         """Fails for what is neither."""
         try:
-            number = float("-inf" if value == "none" else value)
+            number = None if value == "none" else float(value)
         except ValueError:
             number = math.nan
-        if math.isnan(number) or number == math.inf:
+        if number is not None and not math.isfinite(number):
             self.fail(f"{value!r} is neither a number nor none", param, ctx)
-        return None if number == -math.inf else number
+        return number
+
+
+class Word(click.ParamType):
+    """Text that a prompt can have within a sentence."""
+
+    name = "word"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Fails for text that is blank, or has line breaks or other control characters."""
+        text = str(value)
+        if not text.strip() or not text.isprintable():
+            self.fail(f"{text!r} is no word that a prompt can have; say e.g. movie", param, ctx)
+        return text
 
 
 PROTOCOL = options(
@@ -53,7 +66,11 @@ PROTOCOL = options(
         help="Drop users and items with fewer than K interactions until none is left.  [default: 0, all stay]",
     ),
     click.option(
-        "--noun", default=None, metavar="WORD", help="What a prompt calls an item, e.g. movie.  [default: item]"
+        "--noun",
+        type=Word(),
+        default=None,
+        metavar="WORD",
+        help="What a prompt calls an item, e.g. movie.  [default: item]",
     ),
     click.option(
         "--drop-bad-rows", is_flag=True, help="Leave out and count what cannot be read, instead of stopping at it."
@@ -100,7 +117,7 @@ def datasets() -> None:
     "--delimiter",
     default=None,
     metavar="CHAR|tab",
-    help="Between the cells of a CSV.  [default: ',' in .csv, tab in .tsv]",
+    help="Between the cells of a CSV.  [default: , ; tab or |, in each file what gives its header the columns]",
 )
 @PROTOCOL
 @click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")

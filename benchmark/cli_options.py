@@ -44,6 +44,13 @@ PLUGINS = click.option(
     metavar="FILE",
     help="Python file with a method, backbone or surrogate; repeatable.",
 )
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where tensors live; auto takes a CUDA GPU if there is one.",
+)
 LEARNS = options(
     click.option(
         "--backbone",
@@ -90,13 +97,7 @@ SETUP = options(
         help="TOML or JSON with the same settings; --set wins over it.",
     ),
     PLUGINS,
-    click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-        default="auto",
-        show_default=True,
-        help="Where tensors live; auto takes a CUDA GPU if there is one.",
-    ),
+    DEVICE,
 )
 WHAT = options(
     click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,6 +52,7 @@ def import_(
 ) -> None:
     """Read, check, install atomically; a name that cannot be had is told before the reading."""
     check_name(home, name, overwrite)
+    columns = Columns(user, item, time, rating, title, text)
     wanted = Protocol(min_rating=min_rating, split=cast(Split, split), k_core=k_core)
     with clean_output() as out:
         if layout == "table":
@@ -58,18 +60,34 @@ def import_(
                 raise DataError("--format table takes two files: --interactions FILE --items FILE, and no folder")
             if delimiter is not None and "csv" not in (tables.checked(interactions), tables.checked(items)):
                 raise DataError("--delimiter is for CSV, and neither file is")
-            columns = Columns(user, item, time, rating, title, text)
             named = wanted.model_copy(update={"noun": noun or wanted.noun})
             reporter = ConsoleReporter(Console(stderr=True))
             dataset = _tables(interactions, items, name, columns, delimiter, named, drop_bad_rows, reporter)
         else:
-            where = path if interactions is None or items is None else (interactions, items)
-            if where is None:
-                raise DataError(
-                    f"--format {layout} needs the folder to read: bench datasets import FOLDER --format {layout} …"
-                )
+            _for_tables_only(layout, columns, delimiter)
+            where = _where(layout, path, interactions, items)
             dataset = layouts.read(cast(Layout, layout), where, name, wanted, noun, drop_bad_rows)
         tell(out, Library(home).install(dataset, overwrite=overwrite), as_json)
+
+
+def _for_tables_only(layout: str, columns: Columns, delimiter: str | None) -> None:
+    """Raise DataError for an option that this layout has no use for."""
+    asked = {field.name: getattr(columns, field.name) != field.default for field in fields(Columns)}
+    ignored = [f"--{name}" for name, given in {**asked, "delimiter": delimiter is not None}.items() if given]
+    if ignored:
+        raise DataError(f"--format {layout} says where everything is; leave {', '.join(ignored)} out")
+
+
+def _where(layout: str, path: Path | None, interactions: Path | None, items: Path | None) -> Path | tuple[Path, Path]:
+    """The folder, or Amazon's two files."""
+    if path is None and interactions is not None and items is not None:
+        return interactions, items
+    ignored = [f"--{name}" for name, file in (("interactions", interactions), ("items", items)) if file is not None]
+    if ignored:
+        raise DataError(f"--format {layout} takes the folder to read; leave {' and '.join(ignored)} out")
+    if path is None:
+        raise DataError(f"--format {layout} needs the folder to read: bench datasets import FOLDER --format {layout} …")
+    return path
 
 
 def _tables(
@@ -92,7 +110,9 @@ def _tables(
     )
     with reporter.stage(f"reading {interactions.name}") as report:
         gathered = gather(_counted(batches, report), protocol.min_rating, dropped)
-    reporter.say(f"  {len(gathered):,} interactions read; splitting and installing them")
+    reporter.say(
+        f"  {len(gathered):,} interaction{'' if len(gathered) == 1 else 's'} read; splitting and installing them"
+    )
     return build(name, gathered, listed, protocol, f"{interactions.name} and {items.name}")
 
 

@@ -283,16 +283,19 @@ class Harness:
             "predictions", PREDICTIONS_VERSION, key, make, [fitted, *self._artefacts(needs)], "inference"
         )
 
-    def execute(self) -> Outcome:
-        """All stages, each from the store where it is there already."""
+    def check(self) -> None:
+        """Raise what can be known to go wrong before anything is built, pruning, which may take hours, above all."""
         if self.run.split == "valid" and "valid" in self.backbone.reads:
             raise RecommenderError(
                 f"backbone {self.run.backbone} has counted the validation targets; use --set backbone.count=train with --split valid"
             )
         if self.run.split == "valid" and self.run.method != NO_METHOD:
             self._check_unseen()
-        # Before pruning, which may take hours, what comes after it: an LLM that is not here, say.
         self.graph.check([*self._needs("fit").values(), *self._needs("recommend").values()])
+
+    def execute(self) -> Outcome:
+        """All stages, each from the store where it is there already."""
+        self.check()
         pruned = self.prune()
         fitted = self.fit(pruned.selection.ids)
         predictions = self.predict(fitted)

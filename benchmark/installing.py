@@ -11,6 +11,7 @@ import click
 from prunebench.benchmark.output import print_json
 from prunebench.benchmark.plugins import Registry
 from prunebench.datasets import listing
+from prunebench.datasets.inspect import FEW_TIES
 from prunebench.datasets.schema import DataError
 
 
@@ -41,10 +42,16 @@ def tell(out: Any, entry: dict[str, Any], as_json: bool) -> None:
 
 
 def _warn(entry: dict[str, Any]) -> None:
+    ties = float(entry["meta"].get("tied_times", 0))
+    if ties >= FEW_TIES:
+        click.echo(
+            f"bench: WARNING: {ties:.1%} of the steps from one interaction of a user to the next take no time; their order is that of the items' keys, so a sequence says less than it seems to",
+            err=True,
+        )
     missing, unlisted = (int(entry["meta"].get(count, 0)) for count in ("missing_titles", "unlisted_items"))
     if missing:
-        where = f" ({unlisted:,} of them are not in the file of items)" if unlisted else ""
+        where = f" ({unlisted:,} of them not in the file of items)" if unlisted else ""
         click.echo(
-            f"bench: WARNING: {missing:,} of {entry['items']:,} items have no title{where}; their titles are empty, so that no language model can tell them apart",
+            f"bench: WARNING: {missing:,} of {entry['items']:,} items {'has' if missing == 1 else 'have'} no title{where}; {'its title is' if missing == 1 else 'their titles are'} empty, so that no language model can tell such items apart",
             err=True,
         )

@@ -120,28 +120,33 @@ def settings(run: RunConfig, uses: tuple[str, ...]) -> dict[str, Any]:
     return {**sections, **({"plugins": run.plugins} if run.plugins else {})}
 
 
-def keep(
-    outcome: Outcome, store: Store, defaults: dict[str, Any], command: str, device: torch.device
-) -> tuple[schema.Record, Path]:
-    """The record of an outcome: read back if this very run was recorded before, else written; and its folder.
-
-    Processes that end the same run at the same time write one record, the first one's.
-    """
-    run, dataset = outcome.run, outcome.dataset
-    roots = [artefact for artefact in (outcome.pruned.artefact, outcome.fitted, outcome.predictions) if artefact]
+def run_name(run: RunConfig, fingerprint: str, roots: list[Artefact]) -> str:
+    """What a run's folder is called: the hash of its configuration, its data, and its own artefacts."""
     identity = [
         METRICS_VERSION,
         schema.SCHEMA_VERSION,
         run.model_dump(mode="json"),
-        dataset.fingerprint,
+        fingerprint,
         *(root.hash for root in roots),
     ]
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def keep(
+    outcome: Outcome, store: Store, defaults: dict[str, Any], command: str, device: torch.device, anew: bool = False
+) -> tuple[schema.Record, Path]:
+    """The record of an outcome: read back if this very run was recorded before, else written; and its folder.
+
+    ``anew`` writes it in any case. Processes that end the same run at the same time write one record, the first one's.
+    """
+    run, dataset = outcome.run, outcome.dataset
+    roots = [artefact for artefact in (outcome.pruned.artefact, outcome.fitted, outcome.predictions) if artefact]
+    name = run_name(run, dataset.fingerprint, roots)
     folder = store.home / "runs" / name
     with store.lock(f"run-{name}", lambda: f"another process to record run {name}"):
         for unfinished in leftovers(folder):
             shutil.rmtree(unfinished)
-        record = _known(folder)
+        record = None if anew else _known(folder)
         if record is not None:
             log_test_evaluation(store.home, record)
         else:

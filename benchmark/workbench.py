@@ -54,6 +54,7 @@ class Workbench:
     cancelled: Callable[[], bool] = bool
     command: str = ""
     registry: Registry = field(default_factory=Registry)
+    _loaded: dict[str, RecDataset] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.torch_device = choose_device(self.device)
@@ -69,10 +70,12 @@ class Workbench:
 
     def dataset(self, name: str) -> RecDataset:
         """An installed data set, or one an entry point generates. Raises DataError for a name that is neither."""
-        generated = self.registry.names("datasets")
-        if name in generated:
-            return frozen(make_dataset(self.registry, name))
-        return frozen(self.library.load(name, also=generated))
+        if name not in self._loaded:
+            generated = self.registry.names("datasets")
+            made = name in generated
+            data = make_dataset(self.registry, name) if made else self.library.load(name, also=generated)
+            self._loaded[name] = frozen(data)
+        return self._loaded[name]
 
     # -- from choices to a resolved configuration -----------------------------------------------------------------
 
@@ -206,13 +209,23 @@ class Workbench:
         runtime = Runtime(device=self.torch_device, cancelled=self.cancelled)
         return Harness(run, dataset, self.registry, self.store, self.reporter, runtime)
 
-    def run(self, run: RunConfig, dataset: RecDataset, defaults: dict[str, Any]) -> tuple[Record, Path]:
-        """One run to its record and the record's folder; whatever is in the store already is not built again."""
+    def evaluated(self, run: RunConfig, dataset: RecDataset) -> Harness:
+        """The harness of a run to a record. Raises ConfigError where there is nobody to evaluate on."""
         if not dataset.split(run.split).lengths.any():
             other: Literal["valid", "test"] = "valid" if run.split == "test" else "test"
             way = f"choose --split {other}" if dataset.split(other).lengths.any() else "`bench prune` needs none"
             raise ConfigError(f"data set {dataset.name} has no {run.split} interactions to evaluate on; {way}")
-        return keep(self.harness(run, dataset).execute(), self.store, defaults, self.command, self.torch_device)
+        return self.harness(run, dataset)
+
+    def run(
+        self, run: RunConfig, dataset: RecDataset, defaults: dict[str, Any], anew: bool = False
+    ) -> tuple[Record, Path]:
+        """One run to its record and the record's folder; whatever is in the store already is not built again.
+
+        ``anew`` writes a record that is there again.
+        """
+        outcome = self.evaluated(run, dataset).execute()
+        return keep(outcome, self.store, defaults, self.command, self.torch_device, anew)
 
     def prune(self, run: RunConfig, dataset: RecDataset) -> tuple[Pruned, list[StageBill]]:
         """Select only. The bill is that of pruning."""

@@ -54,9 +54,15 @@ def numbers(column: pa.Array) -> tuple[pa.Array, Mask]:
 
 
 def labels(column: pa.Array) -> tuple[pa.Array, Mask]:
-    """A column of anything that can be written down as large_string; marked are bytes that are not UTF-8."""
+    """A column of anything that can be written down as large_string; marked are bytes that are not UTF-8.
+
+    Raises DataError for a column of lists or records.
+    """
     if not _is_binary(column.type):
-        return column.cast(pa.large_string()), np.zeros(len(column), bool)
+        try:
+            return column.cast(pa.large_string()), np.zeros(len(column), bool)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise DataError(f"holds {str(column.type).replace('element: ', '')}; it takes text") from None
     read, _ = texts(column)
     return read, _true(read.is_null()) & ~_true(column.is_null())
 
@@ -155,11 +161,11 @@ def _true(mask: pa.Array) -> Mask:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _decoded(cell: str | bytes | None) -> str | None:

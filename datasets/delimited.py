@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow
 
@@ -37,15 +38,17 @@ def first_bytes(path: Path, file: IO[bytes]) -> bytes:
     return start
 
 
-def header(path: Path, start: bytes, delimiter: str) -> list[str]:
-    """The cells of the first row. Raises DataError where they are not UTF-8."""
+def headers(path: Path, delimiters: Sequence[str]) -> dict[str, list[str]]:
+    """The cells of the first row, were they divided by each of ``delimiters``. Raises DataError as :func:`rows` does."""
+    with opened(path) as file:
+        line, _ = _first_line(first_bytes(path, file))
     try:
-        text = _first_line(start)[0].decode()
+        text = line.decode()
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: the header is not UTF-8 at byte {error.start + 1}; convert it, e.g. iconv -f latin1 -t utf-8 OLD > NEW"
         ) from None
-    return next(csv.reader([text], delimiter=delimiter))
+    return {delimiter: next(csv.reader([text], delimiter=delimiter)) for delimiter in delimiters}
 
 
 def _first_line(start: bytes) -> tuple[bytes, bytes]:
@@ -56,23 +59,27 @@ def _first_line(start: bytes) -> tuple[bytes, bytes]:
 
 def rows(
     path: Path,
-    columns: Callable[[list[str]], Sequence[str]],
+    columns: Sequence[str],
     delimiter: str,
     dropped: MutableMapping[str, int] | None,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """``columns``' answer to the header, as binary columns, in batches with the number of their first row.
+    """The ``columns`` of the header as binary ones, in batches with the number of their first row.
 
     The header is row 1. Rows with a wrong number of cells are counted in ``dropped``; the numbers leave them out then.
-    Raises DataError for the first of them where ``dropped`` is None, and for what is no such file or is cut short.
+    Raises DataError for the first of them where ``dropped`` is None, for what is no such file or is cut short, and for a
+    quote that takes in the rows below: one that is never closed, or that is closed on another line within a cell.
     """
     with opened(path) as file:
         start = first_bytes(path, file)
-        wanted = list(dict.fromkeys(columns(header(path, start, delimiter))))
         if len(start) < _SNIFFED and not _first_line(start)[1].strip():
             return
         watched = _Watched(file)
 
+        ragged = 0
+
         def leave_out(row: arrow.InvalidRow) -> str:
+            nonlocal ragged
+            ragged += 1
             if dropped is None:
                 return "error"
             dropped[DAMAGED] = dropped.get(DAMAGED, 0) + 1
@@ -80,21 +87,27 @@ def rows(
 
         number = 2
         try:
-            for batch in _stream(watched, wanted, delimiter, leave_out):
+            for batch in _stream(watched, list(dict.fromkeys(columns)), delimiter, leave_out):
                 yield number, batch
                 number += len(batch)
         except pa.ArrowInvalid as error:
             raise _told(path, delimiter, str(error)) from None
-        if watched.quotes % 2:
+        if watched.quotes % 2 or (watched.quotes and watched.lines >= number + ragged):
             _check_quotes(path, delimiter)
 
 
 class _Watched(io.RawIOBase):
-    """A file in passing: how many quotes it has."""
+    """A file in passing: how many quotes and lines it has."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.quotes = 0
+        self.ends = 0
+        self.last = b"\n"
+
+    @property
+    def lines(self) -> int:
+        return self.ends + (self.last != b"\n")
 
     def readable(self) -> bool:
         return True
@@ -102,6 +115,8 @@ class _Watched(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         block = self.file.read(size)
         self.quotes += block.count(b'"')
+        self.ends += int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
+        self.last = block[-1:] or self.last
         return block
 
 
@@ -146,13 +161,17 @@ def _told(path: Path, delimiter: str, said: str) -> DataError:
 
 
 def _check_quotes(path: Path, delimiter: str) -> None:
-    """Raises DataError naming the row with the quote that never closes, if there is one."""
+    """Raises DataError naming the row with the quote that takes in the rows below, if there is one."""
     with opened(path) as file:
         reader = csv.reader(io.TextIOWrapper(file, "latin-1", newline=""), delimiter=delimiter, strict=True)
-        number = 1
+        number, line = 1, 0
         try:
             for _ in reader:
-                number += 1
+                number, line = number + 1, reader.line_num
         except csv.Error as error:
             if "unexpected end" in str(error) or "field limit" in str(error):
                 raise DataError(f'{path}, row {number:,} opens a quote (") that is never closed; mend it') from None
+            if reader.line_num > line + 1:
+                raise DataError(
+                    f'{path}, row {number:,} opens a quote (") that is closed in the middle of line {reader.line_num:,}, so the rows between are lost; take it out, or double the quotes in that cell and put quotes around it'
+                ) from None

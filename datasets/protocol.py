@@ -118,7 +118,7 @@ def _parts(users: Int32, times: Int64, split: str) -> NDArray[np.int8]:
         n = len(users)
         if n < 10:
             raise DataError(
-                f"{n} interactions are too few to be split 8:1:1, it takes ten; choose --split leave-one-out or none"
+                f"{n} interaction{'s are' if n > 1 else ' is'} too few to be split 8:1:1, it takes ten; choose --split leave-one-out or none"
             )
         for number, first in ((VALID, n * 8 // 10), (TEST, n * 9 // 10)):
             part[_from(times, first)] = number

@@ -8,20 +8,17 @@ whichever file they come from, so that the same rows give the same data set.
 from __future__ import annotations
 
 import difflib
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as arrow_json
 import pyarrow.parquet as parquet
 
-from prunebench.datasets import cells, delimited, lines
+from prunebench.datasets import cells, delimited, json_lines, lines
 from prunebench.datasets.schema import DataError
 
 KINDS = {
@@ -35,8 +32,6 @@ KINDS = {
 }
 ROWS = 1 << 18
 """Rows of a batch from Parquet."""
-_SNIFFED = 100
-"""JSON lines whose values tell the types of the columns."""
 _REMEDY = "mend it, or leave such rows out with --drop-bad-rows"
 
 
@@ -64,31 +59,36 @@ class _Wanted:
     other: str = ""
     others: frozenset[str] = frozenset()
 
-    def found(self, path: Path, present: Sequence[str], delimiter: str | None = None) -> dict[str, str]:
+    def fits(self, present: Sequence[str]) -> bool:
+        """Whether the columns that must be there are."""
+        return all(name in present for what, name in self.names.items() if what not in self.optional)
+
+    def found(self, path: Path, present: Sequence[str], text: bool = False) -> dict[str, str]:
         """Names of the columns that are there. Raises DataError where one is missing or occurs twice."""
         for what, name in self.names.items():
             if name not in present and what not in self.optional:
-                raise DataError(self._missing(path, what, [*present], delimiter))
+                raise DataError(self._missing(path, what, [*present], text))
             if list(present).count(name) > 1:
                 raise DataError(f"{path} has {list(present).count(name)} columns called {name!r}; rename one of them")
         return {what: name for what, name in self.names.items() if name in present}
 
-    def _missing(self, path: Path, what: str, present: list[str], delimiter: str | None) -> str:
-        if delimiter:
-            for other, spelled in ((",", ","), (";", ";"), ("\t", "tab"), ("|", "|")):
-                split = [cell.strip('" ') for name in present for cell in name.split(other)]
-                if other != delimiter and len(present) == 1 and len(split) > 1:
-                    return f"{path}: its header is one column, {present[0]!r}; say --delimiter '{spelled}'"
+    def _missing(self, path: Path, what: str, present: list[str], text: bool) -> str:
+        if text:
+            if len(present) == 1:
+                return f"{path}: its header is one column, {present[0]!r}; say with --delimiter which character is between the cells, or put a line with the columns' names above, if there is none"
             if any(cells.is_number(name) for name in present):
                 header = ",".join(name for kind, name in self.names.items() if kind not in self.optional)
                 return f"{path} has no header, it starts with {_listed(present)}; put a line with the columns' names above, e.g. {header}"
         name, option = self.names[what], self.options[what]
         lower = {other.lower(): other for other in present}
         near = [shlex.quote(lower[match]) for match in difflib.get_close_matches(name.lower(), list(lower), 2)]
+        shared = " --item names it in both files: where they differ, rename it in one" if what == "item" else ""
         if self.other and self.others.issubset(present):
             hint = f"is it the file for {self.other}?"
         elif near:
-            hint = f"did you mean {' or '.join(f'{option} {match}' for match in near)}?"
+            hint = f"did you mean {' or '.join(f'{option} {match}' for match in near)}?{shared}"
+        elif shared and name != Columns.item:
+            hint = shared.strip()
         else:
             hint = f"say which with {option} COLUMN, or put a line with the columns' names above, if there is none"
         return f"{path} has no column {name!r}, it has {_listed(present)}; {hint}"
@@ -164,13 +164,14 @@ def checked(path: Path) -> str:
     return kind
 
 
-def _delimiter(path: Path, asked: str | None) -> str:
-    if asked is None:
-        return "\t" if ".tsv" in (suffix.lower() for suffix in path.suffixes) else ","
-    delimiter = {"tab": "\t", "\\t": "\t"}.get(asked, asked)
-    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
+def _delimiters(path: Path, asked: str | None) -> list[str]:
+    """Which characters may be between the cells, the likeliest first."""
+    delimiter = {None: "\t" if ".tsv" in map(str.lower, path.suffixes) else ",", "tab": "\t", "\\t": "\t"}.get(
+        asked, asked
+    )
+    if not delimiter or len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
         raise DataError(f"--delimiter takes one character, or tab, not {asked!r}")
-    return delimiter
+    return list(dict.fromkeys([delimiter, ",", ";", "\t", "|"]))
 
 
 def _batches(
@@ -184,18 +185,18 @@ def _batches(
     """The file's rows as columns of one type each, by what they are here."""
     kind = checked(path)
     read = _Reading(path, readers, times, dropped)
+    before = (dropped or {}).get(lines.DAMAGED, 0)
     if kind == "csv":
-        yield from _from_csv(read, wanted, _delimiter(path, delimiter))
+        yield from _from_csv(read, wanted, _delimiters(path, delimiter))
     elif kind == "parquet":
         yield from _from_parquet(read, wanted)
     else:
         yield from _from_json(read, wanted)
-    if not read.rows:
-        raise DataError(f"{path} has no rows" + (" below its header" if kind == "csv" else ""))
+    lost = (dropped or {}).get(lines.DAMAGED, 0) - before
+    if not read.kept and lost:
+        raise DataError(f"{path}: none of its {lost:,} rows can be read; without --drop-bad-rows the reason is told")
     if not read.kept:
-        raise DataError(
-            f"{path}: none of its {read.rows:,} rows can be read; without --drop-bad-rows the reason is told"
-        )
+        raise DataError(f"{path} has no rows" + (" below its header" if kind == "csv" else ""))
 
 
 @dataclass
@@ -206,7 +207,6 @@ class _Reading:
     readers: Mapping[str, cells.Reader]
     times: cells.Times
     dropped: MutableMapping[str, int] | None
-    rows: int = 0
     kept: int = 0
 
     def clean(self, batch: Mapping[str, pa.Array], blame: Callable[[int, str], str]) -> pa.RecordBatch:
@@ -224,7 +224,6 @@ class _Reading:
                 what = next(what for what in batch if bad[what][row])
                 raise DataError(blame(row, cells.why(what.split()[0], batch[what][row].as_py(), self.times)))
             self.dropped[lines.DAMAGED] = self.dropped.get(lines.DAMAGED, 0) + int(np.count_nonzero(broken))
-        self.rows += len(broken)
         clean = pa.record_batch(columns)
         clean = clean.filter(pa.array(~broken)) if broken.any() else clean
         self.kept += len(clean)
@@ -234,14 +233,14 @@ class _Reading:
         return lambda row, reason: f"{self.path}, row {first + row:,}: {reason}; {_REMEDY}"
 
 
-def _from_csv(read: _Reading, wanted: _Wanted, delimiter: str) -> Iterator[pa.RecordBatch]:
-    names: dict[str, str] = {}
-
-    def columns(header: list[str]) -> Sequence[str]:
-        names.update(wanted.found(read.path, header, delimiter))
-        return [*names.values()]
-
-    for first, batch in delimited.rows(read.path, columns, delimiter, read.dropped):
+def _from_csv(read: _Reading, wanted: _Wanted, delimiters: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Between the cells is the character that makes the header the columns that are wanted: no other can be meant."""
+    headers = delimited.headers(read.path, delimiters)
+    bare = {delimiter: [name.strip() for name in header] for delimiter, header in headers.items()}
+    delimiter = max(delimiters, key=lambda delimiter: (wanted.fits(bare[delimiter]), len(bare[delimiter])))
+    spelled = dict(zip(bare[delimiter], headers[delimiter], strict=True))
+    names = {what: spelled[name] for what, name in wanted.found(read.path, bare[delimiter], text=True).items()}
+    for first, batch in delimited.rows(read.path, [*names.values()], delimiter, read.dropped):
         yield read.clean({what: batch[name] for what, name in names.items()}, read.by_row(first))
 
 
@@ -263,60 +262,24 @@ def _from_parquet(read: _Reading, wanted: _Wanted) -> Iterator[pa.RecordBatch]:
 
 def _from_json(read: _Reading, wanted: _Wanted) -> Iterator[pa.RecordBatch]:
     with lines.opened(read.path) as file:
-        start = delimited.first_bytes(read.path, file)
-        samples = _objects(read.path, start)
+        samples = json_lines.objects(read.path, delimited.first_bytes(read.path, file))
         names = wanted.found(read.path, list(dict.fromkeys(key for sample in samples for key in sample)))
-        types = {name: _type(name, samples) for name in names.values()}
+        late = {what: name for what, name in wanted.names.items() if what not in names}
+        types = {**json_lines.types(names, samples), **json_lines.types(late, samples)}
+        found: list[str] = []
 
         def parse(block: bytes) -> pa.Table:
-            table = _json(block, types)
+            table = json_lines.table(block, {**names, **late}, types)
+            found.extend(name for name in late.values() if table[name].null_count < len(table))
             batch = {what: _whole(table[name]) for what, name in names.items()}
             return pa.Table.from_batches([read.clean(batch, lambda row, reason: reason)])
 
         for table in lines.tables(file, str(read.path), parse, read.dropped):
+            if found:
+                raise DataError(
+                    f"{read.path} has no {found[0]!r} in its first lines, but further below; give every line one, or keep all with --min-rating none"
+                )
             yield from table.to_batches()
-
-
-def _objects(path: Path, start: bytes) -> list[dict[str, Any]]:
-    """The objects on the first lines, those that are not left out."""
-    if start.lstrip().startswith(b"["):
-        raise DataError(f"{path} is one JSON array; write one object per line, e.g. jq -c '.[]' OLD > NEW")
-    found = []
-    for line in start.split(b"\n")[:_SNIFFED]:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    if not found:
-        raise DataError(f'{path}: none of its first lines is a JSON object such as {{"user": "a", …}}')
-    return found
-
-
-def _type(name: str, samples: list[dict[str, Any]]) -> pa.DataType:
-    value = next((sample[name] for sample in samples if sample.get(name) is not None), "")
-    return pa.string() if isinstance(value, str) else pa.int64() if type(value) is int else pa.float64()
-
-
-def _json(block: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
-    """Numbers are read as whole ones where that can be."""
-    relaxed = {name: pa.float64() if kind == pa.int64() else kind for name, kind in types.items()}
-    for attempt in (types, relaxed):
-        try:
-            table = arrow_json.read_json(
-                pa.BufferReader(block),
-                read_options=arrow_json.ReadOptions(block_size=len(block) + 1),
-                parse_options=arrow_json.ParseOptions(
-                    explicit_schema=pa.schema(list(attempt.items())), unexpected_field_behavior="ignore"
-                ),
-            )
-            table.validate(full=True)
-            return table
-        except pa.ArrowInvalid:
-            if attempt is relaxed:
-                raise
-    raise AssertionError
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

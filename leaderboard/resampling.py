@@ -124,6 +124,8 @@ def redraw(
     In the means, what the redrawn seeds change is widened. A deviation is |resampled difference − difference| over the resample's own standard error. ``values`` has users in an
     order of the caller's; the draws depend on it, on the seeds and on ``seed``, and on no value.
     """
+    if not len(rows) and not pairs:
+        return np.empty((resamples, 0)), []
     n_rows, n_cells, n_users = values.shape
     profiles, group = np.unique(values.reshape(-1, n_users).T, axis=0, return_inverse=True)
     profiles, group = profiles.reshape(-1, n_rows, n_cells), group.ravel()

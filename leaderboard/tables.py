@@ -62,11 +62,7 @@ def leaderboard_markdown(
     row stands in a table: a reference with a budget that no other backbone has heads one.
     ``protocol`` is ``unmasked`` (as the paper evaluates) or ``masked`` (history items removed).
     """
-    everything = rows(records, full_reference)
-    tables = []
-    for key in _tables(everything, references):
-        members = [row for row in everything if _belongs(row, key, references)]
-        tables.append(_render(members, key, protocol))
+    tables = [_render(members, key, protocol) for key, members in tables_of(rows(records, full_reference), references)]
     if not tables:
         return "No runs yet.\n"
     return "\n".join([*tables, _caption(protocol)])
@@ -221,13 +217,21 @@ def _is_bound(row: Row) -> bool:
     return row["budget"] == 0 or row["share"] == 1
 
 
-def _tables(everything: list[Row], references: Sequence[str]) -> list[tuple[Any, ...]]:
-    """The fewest tables that hold every row, in row order: one per budget tried, then what those leave out."""
+def tables_of(everything: list[Row], references: Sequence[str] = REFERENCES) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    """The fewest tables that hold every row, in row order: one per budget tried, then what those leave out.
+
+    Of each its key (data set, fingerprint, split, backbone, LLM, budget) and its rows, those of its own backbone first.
+    """
     keys: list[tuple[Any, ...]] = []
     for row in sorted(everything, key=lambda row: (row["backbone"] in references, _is_bound(row), -row["share"])):
         if not any(_belongs(row, key, references) for key in keys):
             keys.append(_table(row))
-    return [key for key in dict.fromkeys(map(_table, everything)) if key in keys]
+    ordered = [key for key in dict.fromkeys(map(_table, everything)) if key in keys]
+    members = [[row for row in everything if _belongs(row, key, references)] for key in ordered]
+    return [
+        (key, sorted(found, key=lambda row: _table(row)[3:5] != key[3:5]))
+        for key, found in zip(ordered, members, strict=True)
+    ]
 
 
 def _belongs(row: Row, key: tuple[Any, ...], references: Sequence[str]) -> bool:
@@ -244,7 +248,6 @@ def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
     ks = paper_figures.cutoffs(dataset)
     names = [f"{letter}@{k}" for letter in "RN" for k in ks]
     own = [row for row in members if row["backbone"] == backbone and row["llm"] == llm]
-    members = own + [row for row in members if row not in own]
     shown = {
         "method": [escape(row["label"]) + (" †" if row["chose_by_validation"] else "") for row in members],
         "backbone": [escape(row["backbone_label"]) for row in members],
@@ -271,13 +274,14 @@ def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
 
 def _score(row: Row, protocol: str, name: str) -> str:
     cell = row["metrics"].get(protocol, {}).get(name, {"mean": None, "sd": None})
-    beside = f" ({_figure(row['paper'][name])})" if name in row["paper"] and protocol == "unmasked" else ""
+    beside = f" ({figure(row['paper'][name])})" if name in row["paper"] and protocol == "unmasked" else ""
     if cell["mean"] is None:
         return MISSING + beside
-    return _figure(cell["mean"]) + (f" ± {_figure(cell['sd'])}" if cell["sd"] is not None else "") + beside
+    return figure(cell["mean"]) + (f" ± {figure(cell['sd'])}" if cell["sd"] is not None else "") + beside
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
+    """Four decimals without the leading 0: ``.0181``."""
     return f"{value:.4f}".removeprefix("0")
 
 

@@ -310,11 +310,16 @@ def _trainer(
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The latest complete checkpoint; the Trainer writes ``trainer_state.json`` after weights and optimiser."""
-    found = {}
+    """The latest complete checkpoint whose best one is there too: the Trainer ends with that one's weights.
+
+    It writes ``trainer_state.json`` after weights and optimiser.
+    """
+    best: dict[int, int | None] = {}
     for path in folder.glob(f"checkpoint-*/{STATE}"):
         try:
-            found[json.loads(path.read_text())["global_step"]] = path.parent
+            state = json.loads(path.read_text())
         except ValueError:
             continue
-    return found[max(found)] if found else None
+        best[state["global_step"]] = state["best_global_step"]
+    usable = [step for step, of in best.items() if of in (None, 0, *best)]
+    return folder / f"checkpoint-{max(usable)}" if usable else None

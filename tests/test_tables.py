@@ -306,7 +306,7 @@ def test_through_the_command_line(tmp_path: Path) -> None:
         "Left out: exact duplicates (same user, item and time): 1",
         "Next: bench datasets inspect mine, then bench run --dataset mine",
     ]
-    assert "1 of 5 items have no title" in answer.line
+    assert "1 of 5 items has no title" in answer.line
     again = mistakes.ask(
         tmp_path, (*words, "--drop-bad-rows", "--split", "none", "--min-rating", "none", "--overwrite", "--json")
     )

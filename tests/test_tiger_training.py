@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import (
     RecommenderError,
 )
-from prunebench.recommenders.fine_tuning import EpochOrder
+from prunebench.recommenders.fine_tuning import EpochOrder, _last_checkpoint
 from prunebench.recommenders.runtime import Cancelled, Runtime
 from prunebench.recommenders.tiger import training
 from prunebench.recommenders.tiger.backbone import TIGER, FittedTIGER
@@ -69,6 +71,18 @@ def test_an_interrupted_fit_continues_to_the_same_model(
     again = fit(backbone(ids), tmp_path)
     assert again.report == fitted.report
     assert same(again, fitted)
+
+
+def test_a_checkpoint_whose_best_one_is_gone_is_not_continued(tmp_path: Path) -> None:
+    for step, best in ((8, 8), (16, 16), (24, 16)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "best_global_step": best}))
+    assert _last_checkpoint(tmp_path) == tmp_path / "checkpoint-24"
+    shutil.rmtree(tmp_path / "checkpoint-16")
+    assert _last_checkpoint(tmp_path) == tmp_path / "checkpoint-8"
+    (tmp_path / "checkpoint-8" / "trainer_state.json").write_text("{")
+    assert _last_checkpoint(tmp_path) is None
 
 
 def test_randomness_is_the_seeds_and_nobody_elses(fitted: FittedTIGER, ids: SemanticIDs, tmp_path: Path) -> None:

@@ -1,0 +1,217 @@
+"""A board as CSV, LaTeX and JSON, a line per row, and where the files of a board differ from what they should be."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable
+from itertools import zip_longest
+
+from prunebench.leaderboard.board import COSTS, Board, BoardRow, BoardTable
+from prunebench.leaderboard.comparisons import Difference, Figure
+from prunebench.leaderboard.markdown import (
+    board_markdown,
+    difference_words,
+    figure_of,
+    metrics_of,
+    seeds_words,
+)
+from prunebench.leaderboard.record import Part
+from prunebench.leaderboard.tables import MISSING, duration, figure, percent
+
+Cell = str | int | float | None
+_DIFFERENCE = ("seeds", "difference", "se_users", "by", "p", "holm", "certain")
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "*": "{*}",
+    "[": "{[}",
+    "]": "{]}",
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "†": r"$\dagger$",
+}
+
+
+def flat(board: Board) -> list[dict[str, Cell]]:
+    """Plain cells, one dictionary per table × row × protocol × metric, all with the same keys."""
+    return [
+        _place(table) | _facts(row) | {"protocol": protocol, "metric": metric} | _cells(one)
+        for table in board.tables
+        for row in table.rows
+        for protocol, figures in row.metrics.items()
+        for metric, one in figures.items()
+    ]
+
+
+def _place(table: BoardTable) -> dict[str, Cell]:
+    return {
+        "dataset": table.dataset,
+        "fingerprint": table.fingerprint,
+        "split": table.split,
+        "table_backbone": table.backbone,
+        "table_llm": table.llm,
+        "table_budget": table.budget,
+    }
+
+
+def _facts(row: BoardRow) -> dict[str, Cell]:
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "method": row.method,
+        "label": row.label,
+        "backbone": row.backbone,
+        "backbone_label": row.backbone_label,
+        "llm": row.llm,
+        "budget": row.budget,
+        "share": row.share,
+        "plugins": _truth(row.plugins),
+        "chose_by_validation": _truth(row.chose_by_validation),
+        "users": row.users,
+        "noise_share": row.noise_share,
+        "runs": " ".join(run.run for run in row.runs),
+        "lacks": len(row.lacks),
+        **{name: getattr(row.costs, name) for name in (*COSTS, "of_full", "peak_rss_mb", "peak_gpu_mb")},
+        "hardware": " | ".join(row.hardware),
+    }
+
+
+def _cells(one: Figure) -> dict[str, Cell]:
+    low, high = one.rank or (None, None)
+    spread = {name: getattr(one, name) for name in ("seeds", "mean", "sd", "sd_finetune", "se_users", "paper")}
+    return {
+        **spread,
+        "rank_low": low,
+        "rank_high": high,
+        **_compared("random", one.to_random),
+        **_compared("best", one.to_best),
+    }
+
+
+def _compared(name: str, one: Difference | None) -> dict[str, Cell]:
+    low, high = (one and one.interval) or (None, None)
+    values = {key: None if one is None else getattr(one, key) for key in ("against", *_DIFFERENCE)}
+    values["certain"] = None if one is None else _truth(one.certain)
+    return {f"{name}_{key}": value for key, value in (values | {"low": low, "high": high}).items()}
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def board_csv(board: Board) -> str:
+    """``flat`` as CSV: floats as Python writes them, which reads back exactly, and nothing for None."""
+    lines = flat(board)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]) if lines else ["dataset"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def board_json(board: Board) -> str:
+    """The model as JSON, each row on a line of its own; ``read_board`` gives it back."""
+    tables = [
+        _line(table, "rows")[:-1] + ', "rows": [\n' + ",\n".join(_line(row) for row in table.rows) + "\n]}"
+        for table in board.tables
+    ]
+    return _line(board, "tables")[:-1] + ', "tables": [\n' + ",\n".join(tables) + "\n]}\n"
+
+
+def _line(part: Part, *without: str) -> str:
+    return json.dumps(json.loads(part.model_dump_json(exclude=set(without))))
+
+
+def board_latex(board: Board) -> str:
+    """A table per table, to be included where ``booktabs`` is loaded; bold is what is certain."""
+    head = "% Needs \\usepackage{booktabs}. Bold: the difference to random is certain (see leaderboard.md).\n"
+    return head + "".join(map(_latex_table, board.tables))
+
+
+def latex(text: str) -> str:
+    """Plain text for LaTeX; what its fonts may lack is written as its code point."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return "".join(
+        _SPECIAL.get(letter, letter if ord(letter) < 128 else f"(U+{ord(letter):04X})")
+        for letter in " ".join(printable.split())
+    )
+
+
+def _latex_table(table: BoardTable) -> str:
+    metrics = metrics_of(table)
+    header = ["method", "backbone", "seeds", *metrics, f"{metrics[0]} − random", "total"]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(table.title)} ({latex(percent(table.share))}), {latex(table.split)} split, {table.users} users}}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
+        r"\toprule",
+        " & ".join(map(latex, header)) + r" \\",
+        r"\midrule",
+        *(_latex_row(row, metrics) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(row: BoardRow, metrics: list[str]) -> str:
+    lead = figure_of(row, metrics[0])
+    to_random = lead.to_random if lead else None
+    difference = latex(difference_words(to_random))
+    cells = [latex(row.label), latex(row.backbone_label), seeds_words(row)]
+    cells += [latex(_score(figure_of(row, metric))) for metric in metrics]
+    cells += [rf"\textbf{{{difference}}}" if to_random is not None and to_random.certain else difference]
+    return " & ".join([*cells, latex(duration(row.costs.total_s))]) + r" \\"
+
+
+def _score(one: Figure | None) -> str:
+    if one is None or one.mean is None:
+        return MISSING
+    return figure(one.mean) + ("" if one.sd is None else f" ± {figure(one.sd)}")
+
+
+BOARD = "board.json"
+FILES: dict[str, Callable[[Board], str]] = {
+    BOARD: board_json,
+    "leaderboard.csv": board_csv,
+    "leaderboard.md": board_markdown,
+    "leaderboard.tex": board_latex,
+}
+"""What a board is published as, by file name."""
+
+
+def first_difference(name: str, expected: str, found: str) -> tuple[int, str] | None:
+    """Line number, from 1, and row in words of the first line of a file that is not as expected; None if all are."""
+    lines = zip_longest(expected.split("\n"), found.split("\n"))
+    for number, (should, there) in enumerate(lines, 1):
+        if should != there:
+            return number, _row_in_words(name, expected, should or there or "")
+    return None
+
+
+def _row_in_words(name: str, expected: str, line: str) -> str:
+    """The row a line is about, or how the line begins."""
+    try:
+        if name.endswith(".json"):
+            row = json.loads(line.removesuffix(","))
+            return f"{row['label']} on {row['backbone_label']}"
+        if name.endswith(".csv"):
+            cells = dict(zip(*csv.reader([expected.partition("\n")[0], line]), strict=True))
+            return f"{cells['label']} on {cells['backbone_label']}, {cells['protocol']} {cells['metric']}"
+        separator = "|" if name.endswith(".md") else "&"
+        method, backbone = (html.unescape(cell).strip() for cell in line.strip("|").split(separator)[:2])
+        return f"{method} on {backbone}"
+    except (ValueError, KeyError, TypeError):
+        return line if len(line) <= 60 else line[:60] + "…"
