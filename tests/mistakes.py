@@ -22,7 +22,19 @@ from unittest import mock
 
 from prunebench.benchmark import cli
 
-MODULES = ("options", "studies", "tables", "cells", "datasets", "sources", "models", "plugins", "outputs", "boards", "machine")
+MODULES = (
+    "options",
+    "studies",
+    "tables",
+    "cells",
+    "datasets",
+    "sources",
+    "models",
+    "plugins",
+    "outputs",
+    "boards",
+    "machine",
+)
 """What the groups of mistakes are called: each is a module ``mistakes_NAME`` with ``TITLE`` and ``CASES``."""
 
 PRINTED_BY = f"Printed by `make troubleshooting` with Python {sys.version_info.major}.{sys.version_info.minor}"
