@@ -212,7 +212,7 @@ def _main() -> None:
     if sys.stdout is None:  # what is opened next would take its place
         _fail("standard output is closed; send it somewhere, e.g. > FILE", 1)
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="bench", standalone_mode=False)
     except click.exceptions.Abort:
         raise
     except click.exceptions.NoArgsIsHelpError as error:
