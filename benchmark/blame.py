@@ -18,7 +18,7 @@ from prunebench.benchmark.metrics import MetricError, check_rankings
 from prunebench.benchmark.store import StoreError
 from prunebench.benchmark.undisturbed import undisturbed
 from prunebench.datasets.schema import Samples, Sequences
-from prunebench.methods.base import Evidence, MethodError
+from prunebench.methods.base import Evidence, MethodError, Scores
 from prunebench.recommenders.base import Rankings, RecommenderError, Request
 from prunebench.recommenders.runtime import Cancelled
 
@@ -141,6 +141,22 @@ def checked_selection(
             f"method {method} chose {foreign[:3].tolist()}, which are no sample ids of {samples.dataset.name}; a position is no id: give samples.ids[positions]"
         )
     return ids, checked_notes(f"method {method}", getattr(chosen, "notes", {}))
+
+
+def checked_scores(method: str, said: Any, samples: Samples) -> Scores:
+    """``scores``' answer. Raises MethodError unless it has a number or NaN for each sample, and boundaries that rise."""
+    try:
+        values = np.asarray(said.values, np.float64)
+        strata = None if said.strata is None else np.asarray(said.strata, np.float64)
+        dropped_from = None if said.dropped_from is None else float(said.dropped_from)
+    except (AttributeError, TypeError, ValueError):
+        raise MethodError(f"method {method}: scores gave {type(said).__name__}; give Scores of numbers") from None
+    if values.shape != (len(samples),) or np.isinf(values).any():
+        raise MethodError(f"method {method}: scores must have a finite number for each sample, NaN where it has none")
+    rises = strata is None or (strata.ndim == 1 and bool(np.isfinite(strata).all() and (np.diff(strata) >= 0).all()))
+    if not rises or (dropped_from is not None and not math.isfinite(dropped_from)):
+        raise MethodError(f"method {method}: scores has strata that are no rising boundaries; give finite numbers")
+    return Scores(str(said.name)[:LONGEST_NOTE], values, strata, dropped_from)
 
 
 def checked_notes(part: str, notes: Any) -> dict[str, float | int | str]:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,12 +20,14 @@ from prunebench.benchmark.blame import (
     checked_rankings,
     checked_report,
     checked_requests,
+    checked_scores,
     checked_selection,
     read_only,
 )
 from prunebench.benchmark.config import NO_METHOD, RunConfig
 from prunebench.benchmark.plugins import Kind, Registry
 from prunebench.benchmark.progress import Reporter
+from prunebench.benchmark.rankings import load_rankings, save_rankings
 from prunebench.benchmark.signals import (
     Context,
     Graph,
@@ -37,7 +38,8 @@ from prunebench.benchmark.signals import (
 )
 from prunebench.benchmark.store import Artefact, Store, Workspace
 from prunebench.datasets.schema import Queries, RecDataset, Samples, Sequences
-from prunebench.methods.base import Evidence, MethodError, PruningMethod, Selection
+from prunebench.leaderboard.score_summary import ScoreSummary, summarise
+from prunebench.methods.base import Evidence, HasScores, MethodError, PruningMethod, Selection
 from prunebench.recommenders.base import (
     Backbone,
     Fitted,
@@ -82,6 +84,7 @@ class Outcome:
     rankings: Rankings
     per_user: dict[str, metrics.PerUser]
     reads: dict[str, list[str]]
+    scores: ScoreSummary | None
 
 
 class Harness:
@@ -318,7 +321,21 @@ class Harness:
             rankings,
             per_user,
             dict(self.graph.reads),
+            self._scores(pruned),
         )
+
+    def _scores(self, pruned: Pruned) -> ScoreSummary | None:
+        """How the method's scores are spread; None where it has none. Nobody is billed for it: it is for the board."""
+        if pruned.evidence is None or not isinstance(self.method, HasScores):
+            return None
+        name, chosen = self.run.method, pruned.selection
+        evidence = self.read_evidence(pruned.evidence)
+        with self._blaming("method", "scores"):
+            runtime = self._runtime(self.run.seeds.selection)
+            said = self.method.scores(read_only(self.samples), evidence, chosen, runtime)
+        found = checked_scores(name, said, self.samples)
+        kept = np.isin(self.samples.ids, chosen.ids)
+        return summarise(found.name, found.values, kept, found.strata, found.dropped_from)
 
     def _check_unseen(self) -> None:
         """Raise RecommenderError where the method chooses by the very validation users it would be evaluated on."""
@@ -370,16 +387,3 @@ def _rank(model: Fitted, users: np.ndarray, histories: Sequences, depth: np.ndar
 def ids_digest(ids: np.ndarray) -> str:
     """sha256 of the sorted sample ids."""
     return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
-
-
-def save_rankings(path: Path, rankings: Rankings) -> None:
-    """Written under another name first: a killed process leaves no half-written part behind."""
-    half = path.with_suffix(".half")
-    with half.open("wb") as file:
-        np.savez(file, items=rankings.items, scores=rankings.scores, offsets=rankings.offsets)
-    half.replace(path)
-
-
-def load_rankings(path: Path) -> Rankings:
-    with np.load(path) as arrays:
-        return Rankings(arrays["items"], arrays["scores"], arrays["offsets"])

@@ -26,6 +26,7 @@ from prunebench.benchmark.store import Artefact, Store, created_by
 from prunebench.datasets.files import NewerError, atomic_file, atomic_folder, leftovers, verify
 from prunebench.datasets.schema import DataError
 from prunebench.leaderboard import record as schema
+from prunebench.leaderboard import score_summary
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +241,8 @@ def _write(record: schema.Record, outcome: Outcome, folder: Path) -> None:
             for field in ("recall", "ndcg")
         }
         np.savez_compressed(half / "per_user.npz", users=outcome.queries.users, cutoffs=np.array(CUTOFFS), **arrays)
+        if outcome.scores is not None:
+            (half / score_summary.FILE).write_text(outcome.scores.model_dump_json(indent=1) + "\n")
         (half / "record.json").write_text(schema.write_record(record))
 
 

@@ -87,6 +87,30 @@ class Explains(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The one number per sample that a method chooses by, for a picture of how it is spread and what was kept of it.
+
+    ``name``: what it is called; ``values`` float64 [n], aligned with the samples, NaN for those without one; ``strata``:
+    boundaries of the strata drawn from, increasing, None where there are none; ``dropped_from``: samples with values
+    from here up were dropped before the draw, None where none were.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+    strata: NDArray[np.float64] | None = None
+    dropped_from: float | None = None
+
+
+@runtime_checkable
+class HasScores(Protocol):
+    """A method that chooses by one number per sample: optional. A run keeps its histogram, and the board draws it."""
+
+    def scores(self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime) -> Scores:
+        """The numbers by which ``select`` gave ``chosen`` for the same samples, evidence, runtime and budget."""
+        ...
+
+
 class Method:
     """Base with the defaults of a method that needs no evidence; a selection is all that is left to write.
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from prunebench.datasets.schema import Int64, Samples
 from prunebench.methods import explanations, selection
-from prunebench.methods.base import Evidence, Explanation, Method, Selection
+from prunebench.methods.base import Evidence, Explanation, Method, Scores, Selection
 from prunebench.methods.scores import ON_BACKBONE, SETTINGS, Score, Source, score_request
 from prunebench.recommenders.base import Config, Request
 from prunebench.recommenders.runtime import Runtime
@@ -92,6 +92,12 @@ class CCS(Method):
         seed = runtime.derive("ccs selection")
         left = selection.hard_prune(score, ids, config.beta, budget, seed)
         return left, selection.stratify(score[left], ids[left], budget, config.groups, seed)
+
+    def scores(self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime) -> Scores:
+        """The importance and the strata of Algorithm 1."""
+        left, draw = self._draw(samples, evidence, len(chosen.ids), runtime)
+        values, n = np.asarray(evidence["importance"], np.float64), len(samples)
+        return explanations.spread(self.config.importance, values, np.arange(n), left, draw, n)
 
     def explain(
         self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from prunebench.datasets.schema import Samples
 from prunebench.methods import explanations, selection
-from prunebench.methods.base import Evidence, Explanation, Method, MethodError, Selection, Step
+from prunebench.methods.base import Evidence, Explanation, Method, MethodError, Scores, Selection, Step
 from prunebench.methods.explanations import number
 from prunebench.methods.influence import InfluenceConfig
 from prunebench.recommenders.base import Request
@@ -143,6 +143,16 @@ class DEALRec(Method):
         config, seed = self.config, _seed(runtime)
         left = selection.hard_prune(scored.overall, scored.ids, config.hard_prune, budget, seed)
         return left, selection.stratify(scored.overall[left], scored.ids[left], budget, config.groups, seed)
+
+    def scores(self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime) -> Scores:
+        """The overall score of every candidate, and the strata of Alg. 2."""
+        scored = self._score(samples, evidence)
+        if self.config.selection == "greedy":
+            values = np.full(len(samples), np.nan)
+            values[scored.candidates] = scored.overall
+            return Scores("overall score", values)
+        left, draw = self._draw(scored, len(chosen.ids), runtime)
+        return explanations.spread("overall score", scored.overall, scored.candidates, left, draw, len(samples))
 
     def explain(
         self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from prunebench.datasets.schema import Int64
 from prunebench.methods import selection
-from prunebench.methods.base import Explanation, Step
+from prunebench.methods.base import Explanation, Scores, Step
 
 
 def place(order: Int64, position: int) -> int:
@@ -78,6 +78,20 @@ def coverage(
     says = f"place {index + 1:,} of {size:,} in the stratum's random order: {'among' if is_kept else 'not among'} the first {taken:,}"
     steps.append(Step("draw", says, {"place": index + 1, "size": size, "drawn": taken}))
     return Explanation(is_kept, tuple(steps))
+
+
+def spread(
+    name: str, scores: NDArray[np.float64], candidates: Int64, left: Int64, draw: selection.Strata, n: int
+) -> Scores:
+    """The scores of a coverage-enhanced draw among ``n`` samples, with the strata it drew from.
+
+    ``scores`` [m] are those of the samples at ``candidates`` [m]; hard pruning ``left`` these of them, and ``draw`` is theirs.
+    """
+    values = np.full(n, np.nan)
+    values[candidates] = scores
+    dropped = np.delete(scores, left)
+    strata = np.linspace(scores[left].min(), scores[left].max(), len(draw.sizes) + 1) if len(left) else None
+    return Scores(name, values, strata, float(dropped.min()) if len(dropped) else None)
 
 
 def greedy(vectors: NDArray, ids: Int64, order: Int64, position: int, rule: str) -> Explanation:

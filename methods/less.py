@@ -9,7 +9,7 @@ import numpy as np
 
 from prunebench.datasets.schema import Samples
 from prunebench.methods import explanations, selection
-from prunebench.methods.base import Evidence, Explanation, Method, Selection
+from prunebench.methods.base import Evidence, Explanation, Method, Scores, Selection
 from prunebench.recommenders.base import AlignmentConfig, Request
 from prunebench.recommenders.runtime import Runtime
 
@@ -38,6 +38,9 @@ class LESS(Method):
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """The highest scores, ties by a hash of the sample id."""
         return selection.selection(samples, selection.top(evidence["less"], samples.ids, budget, _seed(runtime)))
+
+    def scores(self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime) -> Scores:
+        return Scores("alignment with validation users", np.asarray(evidence["less"], np.float64))
 
     def explain(
         self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int

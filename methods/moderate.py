@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from prunebench.datasets.schema import Samples
-from prunebench.methods.base import Evidence, Explanation, Selection, Step
+from prunebench.methods.base import Evidence, Explanation, Scores, Selection, Step
 from prunebench.methods.clustering import Clusters, kmeans
 from prunebench.methods.explanations import highest, number
 from prunebench.methods.selection import selection, top
@@ -45,6 +45,10 @@ class Moderate(VectorMethod):
         clusters = kmeans(vectors, samples.ids, self.config.clusters, runtime.derive("moderate clusters"))
         distance = clusters.distances(vectors)
         return clusters, distance, float(np.median(distance)) if len(distance) else 0.0
+
+    def scores(self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime) -> Scores:
+        """The distances, of which those nearest the median are kept."""
+        return Scores("distance to the centre", self._distances(samples, evidence, runtime)[1])
 
     def explain(
         self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from prunebench.datasets.schema import Samples
 from prunebench.methods import explanations, selection
-from prunebench.methods.base import Evidence, Explanation, Method, Selection
+from prunebench.methods.base import Evidence, Explanation, Method, Scores, Selection
 from prunebench.methods.influence import InfluenceConfig
 from prunebench.recommenders.base import Config, Request
 from prunebench.recommenders.runtime import Runtime
@@ -83,6 +83,9 @@ class HighestFirst(Method):
     def select(self, samples: Samples, evidence: Evidence, budget: int, runtime: Runtime) -> Selection:
         """Raises MethodError naming a sample whose score is not finite."""
         return selection.selection(samples, selection.top(evidence["score"], samples.ids, budget, self._seed(runtime)))
+
+    def scores(self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime) -> Scores:
+        return Scores(self.score, np.asarray(evidence["score"], np.float64))
 
     def explain(
         self, samples: Samples, evidence: Evidence, chosen: Selection, runtime: Runtime, position: int

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from prunebench.datasets.schema import Samples
-from prunebench.methods.base import Evidence, Explains, Explanation, MethodError, Selection
+from prunebench.methods.base import Evidence, Explains, Explanation, HasScores, MethodError, Scores, Selection
 from prunebench.methods.examples import (
     FakeSignals,
     example_samples,
@@ -46,7 +46,7 @@ def check_method(
     float32, aligned with the samples, finite, and the same again; selections of 1, n / 4 and n of ``n`` samples (or of
     the given ``budgets``, for a method that cannot meet any): exactly the budget, distinct sample ids, the same again
     for the same seed, on any instance, for any order of the samples, whatever validation and test hold; ``explain``, where
-    there is one, which must agree with the selection; and degenerate data (``prunebench.methods.examples.situations``), where a MethodError in one line will do as well as a selection.
+    there is one, which must agree with the selection; ``scores``, likewise, which must fit the samples; and degenerate data (``prunebench.methods.examples.situations``), where a MethodError in one line will do as well as a selection.
     ``signals`` supplies signals that ``fake_signal`` does not know.
 
     Raises MethodError naming the method, what is wrong, and what to do.
@@ -65,6 +65,7 @@ def check_method(
     for budget in (1, n // 4, n) if budgets is None else budgets:
         _check_selections(trial, samples, evidence, budget)
         _check_explanations(trial, samples, evidence, budget)
+        _check_scores(trial, samples, evidence, budget)
     _check_situations(trial)
 
 
@@ -274,6 +275,19 @@ def _check_explanations(trial: _Trial, samples: Samples, evidence: Evidence, bud
                 f"explain says other than select about sample {sample} (budget {budget}), which was "
                 f"{'kept' if is_kept else 'not kept'}: work both out by the same functions, and give an Explanation"
             )
+
+
+def _check_scores(trial: _Trial, samples: Samples, evidence: Evidence, budget: int) -> None:
+    """Of a method that has scores: one for each sample, and for every sample that was chosen."""
+    if not isinstance(trial.build(), HasScores):
+        return
+    chosen = trial.select(samples, evidence, budget)
+    said = trial.call("scores", trial.build().scores, samples, dict(evidence), chosen, Runtime(seed=3))
+    values = np.asarray(getattr(said, "values", None))
+    if not isinstance(said, Scores) or values.shape != (len(samples),) or np.isinf(values).any():
+        trial.fail("scores must give Scores with a number for each sample, NaN where it has none")
+    if np.isnan(values[np.isin(samples.ids, chosen.ids)]).any():
+        trial.fail(f"scores has none for a sample that select chose (budget {budget})")
 
 
 def _check_situations(trial: _Trial) -> None:

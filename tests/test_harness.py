@@ -11,7 +11,8 @@ import pytest
 from crashes import Job, finish, start, the_record, with_settings
 
 from prunebench.benchmark.config import presets
-from prunebench.benchmark.harness import ids_digest, load_rankings, save_rankings
+from prunebench.benchmark.harness import ids_digest
+from prunebench.benchmark.rankings import load_rankings, save_rankings
 from prunebench.benchmark.records import bill
 from prunebench.benchmark.signals import LoadedResources, split_validation
 from prunebench.benchmark.store import Store, Workspace

@@ -13,7 +13,7 @@ import pytest
 from small_world import SMALL_WORLD, bench, stages
 
 from prunebench.benchmark import cli
-from prunebench.benchmark.harness import load_rankings
+from prunebench.benchmark.rankings import load_rankings
 from prunebench.benchmark.signals import LoadedResources
 from prunebench.datasets.library import Library
 from prunebench.datasets.schema import Sequences
