@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
+from prunebench.benchmark import board_files
 from prunebench.benchmark.progress import ConsoleReporter
-from prunebench.datasets.files import atomic_file, verify
+from prunebench.datasets.files import verify
 from prunebench.datasets.schema import DataError
 from prunebench.leaderboard.board import Board, Run, make_board, read_board
 from prunebench.leaderboard.exports import BOARD, FILES, first_difference
 from prunebench.leaderboard.per_user import read_per_user
+from prunebench.leaderboard.pictures import FOLDER
 from prunebench.leaderboard.record import Record, RecordError, load_record
+from prunebench.leaderboard.score_summary import FILE as SCORES
+from prunebench.leaderboard.score_summary import read_scores
 from prunebench.leaderboard.tables import leaderboard_markdown, rows
 
 RECORD = "record.json"
@@ -48,8 +53,8 @@ def show(folder: Path, dataset: str | None, split: str, as_json: bool) -> None:
         click.echo(_nothing(folder, dataset, split, everything), err=True)
 
 
-def build(folder: Path, out: Path, dataset: str | None, split: str, as_json: bool) -> None:
-    """Write a board's files to ``out``: all of them or, after an error, none.
+def build(folder: Path, out: Path, dataset: str | None, split: str, as_json: bool, pictures: bool = True) -> None:
+    """Write a board's files to ``out``, with its ``pictures``: all of them or, after an error, none.
 
     A run whose files are damaged or do not agree is left out with a line. Raises RecordError where no run is left.
     """
@@ -59,43 +64,52 @@ def build(folder: Path, out: Path, dataset: str | None, split: str, as_json: boo
     if not runs:
         said = _nothing(folder, dataset, split, [] if left_out else records_of(folder))
         raise RecordError(said[:1].lower() + said[1:])
-    board = _board(runs, dataset, split)
+    board = _board(runs, dataset, split, pictures)
     texts = {name: render(board) for name, render in FILES.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        for name, text in texts.items():
-            stack.enter_context(atomic_file(out / name, overwrite=True)).write(text)
+    with ConsoleReporter(Console(stderr=True)).stage("pictures") as report:
+        drawn = board_files.drawn(board, report)
+    board_files.publish(out, texts, drawn)
     if as_json:
         sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
         facts = _size(board) | {"left_out": [" ".join(str(error).split()) for error in left_out]}
-        click.echo(json.dumps({"out": str(out), "files": sums, **facts}, indent=1))
+        click.echo(json.dumps({"out": str(out), "files": sums, "pictures": sorted(drawn), **facts}, indent=1))
     else:
         size = ", ".join(f"{name} {count}" for name, count in _size(board).items())
-        click.echo(f"{', '.join(texts)} in {out}: {size}")
+        what = [*texts, *([f"{len(drawn)} pictures in {FOLDER}"] if drawn else [])]
+        click.echo(f"{', '.join(what)} in {out}: {size}")
 
 
 def check(folder: Path, published: Path, as_json: bool) -> None:
     """Raise RecordError naming the first file and row of a published board that is not what the records say.
 
-    The board itself says of which data set and split it is.
+    The board itself says of which data set and split it is, and whether it has pictures. Of those it is checked that they
+    are there, not what they show: other versions of matplotlib draw other bytes.
     """
     asked = read_board(_text(published / BOARD), str(published / BOARD))
     runs, left_out = runs_of(folder, asked.dataset, asked.split)
     if left_out:
         raise RecordError(str(left_out[0]))
-    board = _board(runs, asked.dataset, asked.split)
+    board = _board(runs, asked.dataset, asked.split, asked.pictures)
     words = ["--records", str(folder), "--out", str(published), "--split", asked.split]
-    remedy = shlex.join(
-        ["bench", "leaderboard", "build", *words, *(["--dataset", asked.dataset] if asked.dataset else [])]
-    )
+    words += ["--dataset", asked.dataset] if asked.dataset else []
+    words += [] if asked.pictures else ["--no-plots"]
+    remedy = shlex.join(["bench", "leaderboard", "build", *words])
     for name, render in FILES.items():
         differs = first_difference(name, render(board), _text(published / name))
         if differs is not None:
             raise RecordError(
                 f"{published / name}, line {differs[0]} ({differs[1]}), is not what the records in {folder} say; if they are right: {remedy}"
             )
+    expected = board_files.names(board)
+    for name in sorted({*expected} ^ {*board_files.listed(published)}):
+        what = "is not among the pictures there" if name in expected else "is a picture of another board"
+        raise RecordError(f"{published / FOLDER / name} {what}; build it anew: {remedy}")
+    for name in expected:
+        if not (published / FOLDER / name).is_file():
+            raise RecordError(f"{published / FOLDER / name} is missing; build it anew: {remedy}")
     if as_json:
-        click.echo(json.dumps({"published": str(published), "files": list(FILES), **_size(board)}, indent=1))
+        facts = {"published": str(published), "files": list(FILES), "pictures": expected, **_size(board)}
+        click.echo(json.dumps(facts, indent=1))
     else:
         click.echo(f"{', '.join(FILES)} in {published} are what the {_size(board)['runs']} records in {folder} say")
 
@@ -108,23 +122,43 @@ def runs_of(folder: Path, dataset: str | None, split: str) -> tuple[list[Run], l
         try:
             record = load_record(path)
             if record.protocol.split == split and dataset in (None, record.dataset.name):
-                runs.append(_run(path, record))
+                runs.append(run_in(path, record))
         except (RecordError, DataError) as error:
             left_out.append(error)
     return runs, left_out
 
 
-def _run(path: Path, record: Record) -> Run:
+def run_in(path: Path, record: Record) -> Run:
+    """The run whose record is at ``path``, its files verified. Raises DataError or RecordError for one that is not whole."""
     listed = verify(path.parent)["files"]
     if record.per_user is None or not {record.per_user, RECORD} <= set(listed):
         raise RecordError(f"{path.parent} has no users' metrics, or a manifest without them; run it again")
-    per_user = read_per_user(path.parent / record.per_user, record)
-    return Run(record, hashlib.sha256(path.read_bytes()).hexdigest(), per_user)
+    return Run(
+        record,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        read_per_user(path.parent / record.per_user, record),
+        _selection(path.parent, record) if record.selection.ids_file in listed else None,
+        read_scores(path.parent / SCORES) if SCORES in listed else None,
+    )
 
 
-def _board(runs: list[Run], dataset: str | None, split: str) -> Board:
+def _selection(folder: Path, record: Record) -> NDArray[np.int64]:
+    """The ids of the samples a run kept; its record has their number and sha256."""
+    path = folder / str(record.selection.ids_file)
+    try:
+        ids = np.array(path.read_text(encoding="ascii").split(), np.int64)
+    except ValueError as error:
+        raise RecordError(f"{path} does not hold sample ids ({error}); run it again") from None
+    stated = record.selection.sha256
+    whole = stated is None or hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest() == stated
+    if not whole or len(ids) != record.selection.count or len(np.unique(ids)) != len(ids):
+        raise RecordError(f"{path} does not hold the {record.selection.count} samples its record says; run it again")
+    return ids
+
+
+def _board(runs: list[Run], dataset: str | None, split: str, pictures: bool) -> Board:
     with ConsoleReporter(Console(stderr=True)).stage("statistics") as report:
-        return make_board(runs, dataset, split, report=report)
+        return make_board(runs, dataset, split, report=report, pictures=pictures)
 
 
 def _text(path: Path) -> str:

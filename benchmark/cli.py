@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -13,7 +14,9 @@ import click
 from prunebench.benchmark.cli_datasets import datasets
 from prunebench.benchmark.cli_leaderboard import leaderboard
 from prunebench.benchmark.cli_options import DEVICE, JSON, LEARNS, PLUGINS, SETUP, WHAT, Plain, home_folder
+from prunebench.benchmark.cli_reproduce import reproduce
 from prunebench.benchmark.interrupts import told_once
+from prunebench.benchmark.launch import Launch, taken
 
 KINDS = ("methods", "backbones", "datasets", "surrogates", "signals", "runs")
 
@@ -27,7 +30,11 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
     Data sets, artefacts and records live in $PRUNEBENCH_HOME (default ~/.prunebench).
     """
-    ctx.obj = {"debug": debug}
+    launch = ctx.ensure_object(Launch)
+    if launch.size > 1 and ctx.invoked_subcommand != "run":
+        raise click.UsageError(
+            f"bench {ctx.invoked_subcommand} is for one process; start it without torchrun or accelerate launch, which only bench run takes"
+        )
 
 
 @cli.command()
@@ -43,11 +50,15 @@ def cli(ctx: click.Context, debug: bool) -> None:
     help="Develop on valid; every evaluation on test is logged.  [default: test]",
 )
 @JSON
-def run(**asked: Any) -> None:
-    """Prune, fine-tune, rank all items for every user, record metrics and costs."""
+@click.pass_obj
+def run(launch: Launch, **asked: Any) -> None:
+    """Prune, fine-tune, rank all items for every user, record metrics and costs.
+
+    Under `torchrun` or `accelerate launch`, bigrec and tiger share fine-tuning and ranking among the processes.
+    """
     from prunebench.benchmark import commands
 
-    commands.run(home_folder(), **asked)
+    commands.run(home_folder(), launch, **asked)
 
 
 @cli.command()
@@ -90,6 +101,27 @@ def explain(**asked: Any) -> None:
 
 
 @cli.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=None,
+    metavar="FOLDER",
+    help="Folder of runs in which RUN_A and RUN_B are.  [default: $PRUNEBENCH_HOME/runs]",
+)
+@JSON
+def compare(run_a: str, run_b: str, records: Path | None, as_json: bool) -> None:
+    """Two runs side by side: settings, samples kept, metrics with intervals, and what each cost.
+
+    A run is named as in `bench ls runs`, its first letters do, or by the path of its folder. Differences are B − A.
+    """
+    from prunebench.benchmark import compare
+
+    compare.compare(records or home_folder() / "runs", (run_a, run_b), as_json)
+
+
+@cli.command()
 @LEARNS
 @click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Data set; repeatable.  [default: mini]")
 @click.option("--methods", default=None, metavar="A,B,…", help="Only these methods.  [default: all but full]")
@@ -113,9 +145,35 @@ def survey(**asked: Any) -> None:
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    default=1,
+    default=None,
+    help="Runs at once, each a process with its share of the threads; totals of different --jobs do not add up.  [default: 1; with --address, as many as there is room for]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
     show_default=True,
-    help="Runs at once, each a process with its share of the threads; totals of different --jobs do not add up.",
+    help="ray: on a Ray cluster, or on --jobs workers of a Ray started here (pip install 'prunebench[ray]').",
+)
+@click.option(
+    "--address",
+    default=None,
+    metavar="auto|HOST:PORT",
+    help="Ray: join this cluster. $PRUNEBENCH_HOME, plugins and local models must be in folders that all its machines share.",
+)
+@click.option(
+    "--cpus-per-run",
+    "cpus",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Ray: CPUs of a run, and its threads.  [default: its share of this machine's; with --address, 1]",
+)
+@click.option(
+    "--gpus-per-run",
+    "gpus",
+    type=click.FloatRange(min=0),
+    default=None,
+    help="Ray: GPUs of a run; two runs share one at 0.5.  [default: 1 where there are GPUs and --device takes them]",
 )
 @click.option(
     "--on-exists",
@@ -126,15 +184,30 @@ def survey(**asked: Any) -> None:
 )
 @DEVICE
 @JSON
-def sweep(**asked: Any) -> None:
+def sweep(engine: str, address: str | None, cpus: int | None, gpus: float | None, **asked: Any) -> None:
     """Run a study: methods × backbones × data sets × budgets × settings × seeds; see README for what the file holds.
 
     The plan comes first. Each run is recorded as it ends, one that fails stops no other; the same command goes on where
     it was stopped.
     """
-    from prunebench.benchmark import sweep
+    from prunebench.benchmark import config, sweep
 
-    sweep.sweep(home_folder(), **asked)
+    if engine == "local":
+        given = {"--address": address, "--cpus-per-run": cpus, "--gpus-per-run": gpus}
+        for option in (name for name, value in given.items() if value is not None):
+            raise click.UsageError(f"{option} is for --engine ray", click.get_current_context())
+        sweep.sweep(home_folder(), **asked)
+        return
+    try:
+        from prunebench.benchmark import ray_engine
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        raise config.ConfigError(
+            "--engine ray needs Ray, which is not installed: pip install 'prunebench[ray]'"
+        ) from None
+    join = functools.partial(ray_engine.join, address=address, gpus=gpus)
+    sweep.sweep(home_folder(), join=join, threads=cpus or (1 if address else None), **asked)
 
 
 @cli.command(name="new-method")
@@ -174,6 +247,7 @@ def ls(kind: str | None, as_json: bool) -> None:
         listing.show(home_folder(), kind, as_json)
 
 
+cli.add_command(reproduce)
 cli.add_command(datasets)
 cli.add_command(leaderboard)
 
@@ -199,27 +273,30 @@ def demo(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 2 bad input, 1 the environment, 130 interrupted, 143 terminated."""
+    launch = taken(os.environ)
     with told_once() as interrupted:
         try:
-            _main()
+            _main(launch)
         except (click.exceptions.Abort, KeyboardInterrupt):
-            _fail(interrupted.line, interrupted.code)
+            _fail(interrupted.line, interrupted.code, told=launch.leads)
 
 
-def _main() -> None:
+def _main(launch: Launch) -> None:
     debug = "--debug" in sys.argv[1:]
-    logging.basicConfig(format="bench: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(
+        format="bench: %(levelname)s: %(message)s", level=logging.WARNING if launch.leads else logging.ERROR
+    )
     if sys.stdout is None:  # what is opened next would take its place
         _fail("standard output is closed; send it somewhere, e.g. > FILE", 1)
     try:
-        cli.main(prog_name="bench", standalone_mode=False)
+        cli.main(prog_name="bench", standalone_mode=False, obj=launch)
     except click.exceptions.Abort:
         raise
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _fail(_in_words(error), error.exit_code)
+        _fail(_in_words(error), error.exit_code, told=launch.leads)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -228,7 +305,8 @@ def _main() -> None:
             raise
         from prunebench.benchmark.errors import explain
 
-        _fail(*explain(error))
+        line, code = explain(error)
+        _fail(line if launch.leads else f"process {launch.rank}: {line}", code)
 
 
 def _in_words(error: click.ClickException) -> str:
@@ -238,6 +316,8 @@ def _in_words(error: click.ClickException) -> str:
     return f"{said[:1].lower()}{said[1:]}; see `{ctx.command_path if ctx else 'bench'} --help`"
 
 
-def _fail(line: str, code: int) -> None:
-    click.echo(f"bench: {line}", err=True)
+def _fail(line: str, code: int, told: bool = True) -> None:
+    """``told``: by this process; of several, the first tells what happens to all."""
+    if told:
+        click.echo(f"bench: {line}", err=True)
     sys.exit(code)

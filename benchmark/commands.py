@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,17 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from prunebench.benchmark.config import NO_METHOD, SECTIONS, Choices, ConfigError, Seeds, near, read_file
+from prunebench.benchmark.config import NO_METHOD, SECTIONS, Choices, ConfigError, RunConfig, Seeds, near, read_file
+from prunebench.benchmark.crew import Crew
 from prunebench.benchmark.exports import Layout, Target, item_noun, provenance
+from prunebench.benchmark.harness import Harness
+from prunebench.benchmark.launch import Launch
 from prunebench.benchmark.output import clean_output, print_json
 from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.benchmark.workbench import Workbench
 from prunebench.leaderboard.record import Record
 from prunebench.leaderboard.tables import duration, leaderboard_markdown
+from prunebench.recommenders.distributed import Team
 
 FILE_OPTIONS = ("method", "backbone", "surrogate", "dataset")
 DEMO = (("dealrec", None), ("random", None), ("random", "0"))
@@ -35,12 +42,13 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def workbench(home: Path, device: str, plugin_files: tuple[Path, ...]) -> Workbench:
+def workbench(home: Path, device: str, plugin_files: tuple[Path, ...], crew: Crew | None = None) -> Workbench:
     """The workbench of a command: its progress on standard error, its plugins loaded."""
     quiet_libraries()
     console = Console(stderr=True)
     command = shlex.join(["bench", *sys.argv[1:]])
-    bench = Workbench(home, ConsoleReporter(console), device, command=command)
+    reporter = ConsoleReporter(console, quiet=crew is not None and not crew.launch.leads)
+    bench = Workbench(home, reporter, device, command=command, crew=crew)
     for path in plugin_files:
         bench.load_plugin(path)
     return bench
@@ -95,6 +103,7 @@ def _seeds(seed: int | None, seeds: str | None) -> list[int]:
 
 def run(
     home: Path,
+    launch: Launch,
     *,
     seed: int | None,
     seeds: str | None,
@@ -105,16 +114,22 @@ def run(
     settings: tuple[str, ...],
     **asked: Any,
 ) -> None:
-    """One record per seed, each kept as it ends."""
-    wanted = _seeds(seed, seeds)
-    with clean_output() as out:
-        bench = workbench(home, device, plugin_files)
+    """One record per seed, each kept as it ends. Of several processes the first does all that cannot be shared."""
+    with clean_output() as out, Crew(launch) if launch.size > 1 else nullcontext() as crew:
+        if crew is not None and not launch.leads:
+            crew.follow(_Follower(functools.partial(workbench, home, device, plugin_files, crew)))
+            return
+        wanted, bench = _seeds(seed, seeds), workbench(home, device, plugin_files, crew)
         choices, file = _choices(asked, read_file(config_file) if config_file else {})
         records = []
         for number in wanted:
             resolved, dataset, defaults = bench.resolve(choices, settings, file, Seeds.all(number))
             job = in_words(resolved.method, resolved.backbone, dataset.name, resolved.budget)
             bench.reporter.say(f"{job}, seed {number}")
+            if crew is not None and getattr(bench.registry.resolve("backbones", resolved.backbone), "joint", False):
+                crew.tell({"run": resolved.model_dump(mode="json"), "dataset": choices.dataset})
+            elif crew is not None:
+                bench.reporter.say(f"  {resolved.backbone} is fine-tuned by one process; the others wait")
             record, folder = bench.run(resolved, dataset, defaults)
             bench.reporter.say(f"  record         {folder / 'record.json'}")
             records.append(record)
@@ -122,6 +137,21 @@ def run(
             print_json(out, _plain(records[0]) if seeds is None else {"runs": [_plain(record) for record in records]})
         else:
             _print_table(out, records)
+
+
+class _Follower:
+    """What any other process than the first does: get ready for a run, then its share where the run can be shared."""
+
+    def __init__(self, opened: Callable[[], Workbench]) -> None:
+        self._opened = functools.cache(opened)
+        self._harness: Harness
+
+    def __call__(self, call: dict[str, Any], team: Team) -> None:
+        if "run" in call:
+            bench = self._opened()
+            self._harness = bench.harness(RunConfig.model_validate(call["run"]), bench.dataset(call["dataset"]))
+        else:
+            self._harness.join(call, team)
 
 
 def prune(

@@ -97,6 +97,7 @@ FITTED = Contract(
     optional={
         "recommend_users": ("users", "histories", "depth", "runtime"),
         "diagnose": ("users", "histories", "runtime"),
+        "target_losses": ("users", "histories", "targets", "runtime"),
     },
 )
 REPORTED = ("steps", "tokens", "samples", "best_step", "valid_losses")

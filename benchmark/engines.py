@@ -1,4 +1,7 @@
-"""Engines carry out the runs of a plan: in this process, or in several on this machine, over one store."""
+"""Engines carry out the runs of a plan: in this process, or in several on this machine, over one store.
+
+``ray_engine`` has another, for several machines.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -67,9 +71,19 @@ class Audience(Protocol):
 
 
 class Engine(Protocol):
-    """Carries out runs in any order that suits it, each whole, and yields them as they end; what fails stops no other."""
+    """Carries out runs in any order that suits it, each whole, and yields them as they end; what fails stops no other.
 
+    ``jobs``: runs at once, at most."""
+
+    @property
+    def jobs(self) -> int: ...
     def execute(self, todo: Sequence[Planned], audience: Audience) -> Iterator[Ended]: ...
+
+
+def next_run(waiting: Sequence[Planned], at_work: Iterable[Planned], built: AbstractSet[str]) -> Planned | None:
+    """The first run that misses nothing which one ``at_work`` is to build and has not ``built`` yet."""
+    building = {address for run in at_work for address in run.missing} - built
+    return next((run for run in waiting if building.isdisjoint(run.missing)), None)
 
 
 def perform(bench: Workbench, run: Planned, setup: Setup) -> Ended:
@@ -94,6 +108,7 @@ class Here:
 
     bench: Workbench
     setup: Setup
+    jobs: int = 1
 
     def execute(self, todo: Sequence[Planned], audience: Audience) -> Iterator[Ended]:
         for run in todo:
@@ -103,11 +118,13 @@ class Here:
 
 @dataclass
 class Worker:
-    """A process that carries out runs, ``run`` at the moment."""
+    """A process that carries out runs, ``run`` at the moment. ``printed``: what it or its libraries print, as bytes."""
 
     process: BaseProcess
     pipe: Connection
+    printed: Connection
     run: Planned | None = None
+    unfinished: bytes = b""
 
 
 @dataclass
@@ -129,15 +146,17 @@ class Processes:
             workers += (self._start() for _ in range(min(self.jobs, len(waiting))))
             for job in range(len(workers)):
                 self._give(workers, job, waiting, audience)
-            while busy := {worker.pipe: job for job, worker in enumerate(workers) if worker.run}:
-                for pipe in wait([*busy]):
-                    job = busy[pipe]  # type: ignore[index]
-                    ended = self._heard(workers[job], job, audience)
+            while busy := [worker for worker in workers if worker.run]:
+                ready = wait([end for worker in busy for end in (worker.pipe, worker.printed)])
+                for job, worker in enumerate(workers):
+                    if worker.printed in ready:
+                        _overhear(worker, job, audience)
+                    ended = self._heard(worker, job, audience) if worker.pipe in ready else None
                     if ended is None:
                         continue
-                    workers[job].run = None
+                    worker.run = None
                     yield ended
-                    if not workers[job].process.is_alive() and waiting:
+                    if not worker.process.is_alive() and waiting:
                         workers[job] = self._start()
                     self._give(workers, job, waiting, audience)
         finally:
@@ -145,16 +164,18 @@ class Processes:
 
     def _start(self) -> Worker:
         ours, theirs = PROCESSES.Pipe()
-        process = PROCESSES.Process(target=work, args=(theirs, self.setup))  # type: ignore[attr-defined]
+        printed, prints = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(target=work, args=(theirs, prints, self.setup))  # type: ignore[attr-defined]
         process.start()
         theirs.close()
-        return Worker(process, ours)
+        prints.close()
+        return Worker(process, ours, printed)
 
     def _give(self, workers: list[Worker], job: int, waiting: list[Planned], audience: Audience) -> None:
         if not waiting:
             return
-        building = {address for worker in workers if worker.run for address in worker.run.missing} - self._built
-        run = next((run for run in waiting if building.isdisjoint(run.missing)), waiting[0])
+        at_work = [worker.run for worker in workers if worker.run]
+        run = next_run(waiting, at_work, self._built) or waiting[0]
         waiting.remove(run)
         workers[job].run = run
         audience.started(job, run)
@@ -167,6 +188,7 @@ class Processes:
             kind, what = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join(PATIENCE_S)
+            _overhear(worker, job, audience)
             code = worker.process.exitcode
             how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
             return Ended(worker.run.number, None, f"its process {how}; where memory is short, use fewer --jobs", 1)
@@ -180,6 +202,14 @@ class Processes:
         else:
             audience.said(job, what)
         return None
+
+
+def _overhear(worker: Worker, job: int, audience: Audience) -> None:
+    """Tell what the process printed, a line at a time: on a terminal it would tear the progress that is shown there."""
+    if worker.printed.poll():
+        *lines, worker.unfinished = (worker.unfinished + os.read(worker.printed.fileno(), 2**16)).split(b"\n")
+        for line in filter(bytes.strip, lines):
+            audience.said(job, line.decode("utf-8", "replace").strip())
 
 
 def _stop(workers: list[Worker]) -> None:
@@ -200,36 +230,39 @@ def _stop(workers: list[Worker]) -> None:
 # -- in the other process ----------------------------------------------------------------------------------------------
 
 
-class PipeReporter(Reporter):
-    """Progress sent to the process that started this one."""
+class Messenger(Reporter):
+    """Progress sent to the process that plans: what kind of news, and the news."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
+    def __init__(self, send: Callable[[tuple[str, str]], None]) -> None:
+        self.send = send
 
     def say(self, line: str) -> None:
-        self.pipe.send(("said", line.strip()))
+        self.send(("said", line.strip()))
 
     def built(self, artefact: Artefact) -> None:
-        self.pipe.send(("built", artefact.hash))
+        self.send(("built", artefact.hash))
         if not artefact.hit and artefact.bill.wall_s >= SHOWN_EVERY_S:
             self.say(f"{artefact.stage} done, {artefact.bill.wall_s:.1f} s  [{artefact.hash[:8]}]")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
         last = time.monotonic()
-        self.pipe.send(("stage", name))
+        self.send(("stage", name))
 
         def report(done: int, total: int | None, what: str) -> None:
             nonlocal last
             if time.monotonic() - last >= SHOWN_EVERY_S:
                 last = time.monotonic()
-                self.pipe.send(("stage", f"{name}: {what}, {done:,}" + (f" of {total:,}" if total else "")))
+                self.send(("stage", f"{name}: {what}, {done:,}" + (f" of {total:,}" if total else "")))
 
         yield report
 
 
-def work(pipe: Connection, setup: Setup) -> None:
+def work(pipe: Connection, prints: Connection, setup: Setup) -> None:
     """Carry out the runs that come through the pipe until it is closed. SIGTERM stops the one at work in order."""
+    for number in (1, 2):
+        os.dup2(prints.fileno(), number)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; ours is told by SIGTERM
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     logging.basicConfig(format="bench: %(levelname)s: %(message)s", level=logging.WARNING)
@@ -243,7 +276,7 @@ def work(pipe: Connection, setup: Setup) -> None:
 def _work(pipe: Connection, setup: Setup) -> None:
     quiet_libraries()
     torch.set_num_threads(setup.threads)
-    bench = Workbench(setup.home, PipeReporter(pipe), setup.device)
+    bench = Workbench(setup.home, Messenger(pipe.send), setup.device)
     for path in setup.plugins:
         bench.load_plugin(path)
     while True:

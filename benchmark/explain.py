@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,16 @@ from numpy.typing import NDArray
 
 from prunebench.benchmark.blame import blaming, read_only
 from prunebench.benchmark.commands import workbench
-from prunebench.benchmark.config import NO_METHOD, ConfigError, RunConfig, Seeds
+from prunebench.benchmark.config import NO_METHOD, ConfigError
 from prunebench.benchmark.explained import EvidenceFacts, Explained, ItemFacts, StepFacts, print_explained
-from prunebench.benchmark.harness import Harness, Pruned, ids_digest
+from prunebench.benchmark.harness import Harness, ids_digest
+from prunebench.benchmark.outcome import Pruned
 from prunebench.benchmark.output import clean_output, print_json
 from prunebench.benchmark.plugins import Kind, Registry
+from prunebench.benchmark.recorded import find_run, resolved
 from prunebench.benchmark.store import Store
 from prunebench.datasets.schema import DataError, RecDataset, Samples
-from prunebench.leaderboard.record import Record, load_record
+from prunebench.leaderboard.record import Record
 from prunebench.methods.base import Explains, Explanation, MethodError
 
 
@@ -55,45 +56,6 @@ def explain(home: Path, *, sample: int, run_name: str, plugin_files: tuple[Path,
             print_json(out, found.model_dump(mode="json"))
         else:
             print_explained(found, out)
-
-
-def find_run(folder: Path, asked: str) -> Record:
-    """The one recorded run whose name starts so. Raises ConfigError for none and for several, RecordError for a damaged one."""
-    names = sorted(path.parent.name for path in folder.glob("*/record.json"))
-    found = [name for name in names if name == asked] or [name for name in names if name.startswith(asked)]
-    if not asked:
-        raise ConfigError("--run '': give a run's name or its first letters; `bench ls runs` lists all")
-    if not names:
-        raise ConfigError(f"there are no runs in {folder} yet; `bench run` makes one")
-    if not found:
-        # The first letters of a name are what is typed.
-        starts = {name[: len(asked)]: name for name in names}
-        near = [starts[start] for start in difflib.get_close_matches(asked, starts, 3)]
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ConfigError(f"no run is called {asked!r}; {hint}`bench ls runs` lists all")
-    if len(found) > 1:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise ConfigError(f"several runs start with {asked!r}: {', '.join(found[:5])}{more}; give more letters")
-    return load_record(folder / found[0] / "record.json")
-
-
-def resolved(record: Record) -> RunConfig:
-    """The configuration that a record was made with. Where no surrogate had a part, the default one stands in."""
-    surrogate = dict(record.config.get("surrogate", {}))
-    return RunConfig(
-        method=record.method,
-        backbone=record.backbone,
-        surrogate=surrogate.pop("name", RunConfig.model_fields["surrogate"].default),
-        dataset=record.dataset.name,
-        budget=record.budget,
-        split="valid" if record.protocol.split == "valid" else "test",
-        seeds=Seeds(**record.seeds.model_dump()),
-        method_config=record.config.get("method", {}),
-        backbone_config=record.config.get("backbone", {}),
-        surrogate_config=surrogate,
-        llm_config=record.config.get("llm", {}),
-        plugins=record.config.get("plugins", {}),
-    )
 
 
 def _check_plugins(record: Record, registry: Registry) -> None:

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prunebench.benchmark.config import ConfigError, RunConfig
-from prunebench.benchmark.harness import Pruned, ids_digest
+from prunebench.benchmark.harness import ids_digest
+from prunebench.benchmark.outcome import Pruned
 from prunebench.benchmark.records import settings
 from prunebench.benchmark.store import created_by
 from prunebench.datasets.files import MANIFEST, atomic_file, atomic_folder, write_json

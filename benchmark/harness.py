@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +19,6 @@ from prunebench.benchmark.blame import (
     checked_fitted,
     checked_key,
     checked_notes,
-    checked_rankings,
     checked_report,
     checked_requests,
     checked_scores,
@@ -25,9 +26,11 @@ from prunebench.benchmark.blame import (
     read_only,
 )
 from prunebench.benchmark.config import NO_METHOD, RunConfig
+from prunebench.benchmark.crew import Crew
+from prunebench.benchmark.outcome import Outcome, Pruned
 from prunebench.benchmark.plugins import Kind, Registry
 from prunebench.benchmark.progress import Reporter
-from prunebench.benchmark.rankings import load_rankings, save_rankings
+from prunebench.benchmark.rankings import dealt_back, diagnosis, load_rankings, ranked, save_rankings
 from prunebench.benchmark.signals import (
     Context,
     Graph,
@@ -37,19 +40,18 @@ from prunebench.benchmark.signals import (
     with_resources,
 )
 from prunebench.benchmark.store import Artefact, Store, Workspace
-from prunebench.datasets.schema import Queries, RecDataset, Samples, Sequences
+from prunebench.datasets.schema import Queries, RecDataset
 from prunebench.leaderboard.score_summary import ScoreSummary, summarise
 from prunebench.methods.base import Evidence, HasScores, MethodError, PruningMethod, Selection
 from prunebench.recommenders.base import (
     Backbone,
     Fitted,
-    HasDiagnostics,
     Rankings,
-    RanksUsers,
     RecommenderError,
     Request,
     Stage,
 )
+from prunebench.recommenders.distributed import ALONE, Team
 from prunebench.recommenders.runtime import Runtime
 
 EVIDENCE_VERSION = SELECTION_VERSION = PREDICTIONS_VERSION = 1
@@ -57,34 +59,9 @@ CUTOFFS = (5, 10, 20, 50)
 _KINDS: dict[str, Kind] = {"method": "methods", "backbone": "backbones"}
 CHUNK = 1024
 """Users ranked between two points a killed run can continue from."""
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What pruning gave: the selection, its artefact, what it ``uses`` (surrogate, LLM or backbone, text, validation), and
-    the artefact of its evidence."""
-
-    selection: Selection
-    artefact: Artefact | None
-    uses: tuple[str, ...] = ()
-    evidence: Artefact | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Everything a record is made from."""
-
-    run: RunConfig
-    dataset: RecDataset
-    samples: Samples
-    queries: Queries
-    pruned: Pruned
-    fitted: Artefact
-    predictions: Artefact
-    rankings: Rankings
-    per_user: dict[str, metrics.PerUser]
-    reads: dict[str, list[str]]
-    scores: ScoreSummary | None
+Load = Callable[[Runtime], Fitted]
+"""Gives the fine-tuned model."""
+Making = Callable[[Workspace, Load], Any]
 
 
 class Harness:
@@ -98,12 +75,14 @@ class Harness:
         store: Store,
         reporter: Reporter,
         runtime: Runtime,
+        crew: Crew | None = None,
     ) -> None:
-        self.run, self.dataset, self.store, self.reporter = run, dataset, store, reporter
+        self.run, self.dataset, self.store, self.reporter, self.crew = run, dataset, store, reporter, crew
         self.registry, self.runtime = registry, runtime
         self.method: PruningMethod
         self.backbone: Backbone
         self.method, self.backbone, surrogate = parse_sections(registry, run, dataset)
+        self.joint = bool(getattr(self.backbone, "joint", False))
         self.samples = dataset.samples()
         self.select_users, self.stop_users = split_validation(dataset.queries("valid"))
         context = Context(
@@ -199,15 +178,13 @@ class Harness:
 
     def fit(self, ids: np.ndarray) -> Artefact:
         """Fine-tune on the samples with these ids. Two methods that chose the same samples share the result."""
-        backbone, needs, samples = self.backbone, self._needs("fit"), self.samples.take(ids)
+        backbone, needs = self.backbone, self._needs("fit")
 
         def make(work: Workspace) -> dict[str, Any]:
-            with self.reporter.stage("fine-tuning") as report:
-                runtime = replace(self._runtime(self.run.seeds.finetune, report), saved=work.keep)
-                ready = self._backbone_for(needs)
-                with self._blaming("backbone", "fit"):
-                    fitted = ready.fit(samples, self.stop_users, runtime, work.scratch)
-            checked_fitted(f"backbone {self.run.backbone}: fit", fitted)
+            call = {"ids": ids.tolist(), "folder": str(work.scratch)}
+            with self.reporter.stage("fine-tuning") as report, self._together(call, work) as team:
+                runtime = replace(self._runtime(self.run.seeds.finetune, report), saved=work.keep, team=team)
+                fitted = self._fitted(ids, runtime, work.scratch)
             with self._blaming("backbone", "save"):
                 fitted.save(work.folder)
             return checked_report(f"backbone {self.run.backbone}", fitted.report)
@@ -225,6 +202,12 @@ class Harness:
         self.graph.reads["fine-tuning"] = [part for part in backbone.reads if part not in unused]
         return self._stage("fit", backbone.version, key, make, self._artefacts(needs), "fine-tuning")
 
+    def _fitted(self, ids: np.ndarray, runtime: Runtime, folder: Path) -> Fitted:
+        ready = self._backbone_for(self._needs("fit"))
+        with self._blaming("backbone", "fit"):
+            fitted = ready.fit(self.samples.take(ids), self.stop_users, runtime, folder)
+        return checked_fitted(f"backbone {self.run.backbone}: fit", fitted)
+
     # -- rank and measure ----------------------------------------------------------------------------------------
 
     def queries(self) -> Queries:
@@ -233,58 +216,73 @@ class Harness:
 
     def predict(self, fitted: Artefact) -> Artefact:
         """Rank all items for every user, deep enough that masking the history still leaves the largest cut-off."""
-        backbone, needs, queries = self.backbone, self._needs("recommend"), self.queries()
+        queries, chunks = self.queries(), self._chunks()
 
-        def load(runtime: Runtime) -> Fitted:
-            ready = self._backbone_for(needs)
-            with self._blaming("backbone", "load"):
-                loaded = ready.load(fitted.folder, runtime)
-            return checked_fitted(f"backbone {self.run.backbone}: load", loaded)
-
-        def make(work: Workspace) -> dict[str, Any]:
-            runtime = self._runtime(self.run.seeds.finetune)
-            order = np.argsort(queries.histories.lengths, kind="stable")
-            chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+        def make(work: Workspace, load: Load) -> dict[str, Any]:
+            runtime, total = self._runtime(self.run.seeds.finetune), len(queries)
+            model = functools.cache(lambda: load(runtime))
+            parts = [work.scratch / f"ranked-{number:05d}.npz" for number in range(len(chunks))]
+            todo = [number for number, part in enumerate(parts) if not part.exists()]
+            call = {"fitted": str(fitted.folder), "chunks": todo}
             with self.reporter.stage("inference") as report:
-                model = None
-                for number, chunk in enumerate(chunks):
-                    report(min(number * CHUNK, len(order)), len(order), "users ranked")
-                    part = work.scratch / f"ranked-{number:05d}.npz"
-                    if part.exists():
-                        continue
-                    model = model or load(runtime)
-                    histories = queries.histories.take(chunk)
-                    depth = np.minimum(max(CUTOFFS) + histories.lengths, self.dataset.n_items)
-                    inner = runtime if len(chunks) > 1 else replace(runtime, report=report)
-                    with self._blaming("backbone", "recommend"):
-                        given = _rank(model, queries.users[chunk], histories, depth.copy(), inner)
-                    save_rankings(part, checked_rankings(self.run.backbone, given, depth, self.dataset.n_items))
-                    work.keep()
-                ranked = Rankings.concatenate(
-                    [load_rankings(work.scratch / f"ranked-{n:05d}.npz") for n in range(len(chunks))]
-                )
-                model = model or load(runtime)
+                with self._together(call, work) if todo else nullcontext(ALONE) as team:
+                    shared = replace(runtime, team=team)
+                    inner = shared if len(chunks) > 1 else replace(shared, report=report)
+                    for number in todo:
+                        report(number * CHUNK, total, "users ranked")
+                        save_rankings(parts[number], self._ranked(chunks[number], model(), inner))
+                        work.keep()
                 with self._blaming("backbone", "diagnose"):
-                    said = (
-                        model.diagnose(queries.users, queries.histories, runtime)
-                        if isinstance(model, HasDiagnostics)
-                        else {}
-                    )
+                    said = diagnosis(model(), queries, runtime)
                 notes = checked_notes(f"backbone {self.run.backbone}", said)
-            save_rankings(work.folder / "rankings.npz", ranked.take(np.argsort(order, kind="stable")))
+            everyone = Rankings.concatenate(map(load_rankings, parts))
+            place = np.argsort(np.concatenate([np.empty(0, np.int64), *chunks]))
+            save_rankings(work.folder / "rankings.npz", everyone.take(place))
             return {"notes": notes}
 
+        return self.infer("predictions", PREDICTIONS_VERSION, {"cutoffs": list(CUTOFFS)}, make, fitted)
+
+    def _chunks(self) -> list[np.ndarray]:
+        order = np.argsort(self.queries().histories.lengths, kind="stable")
+        return np.split(order, np.arange(CHUNK, len(order), CHUNK)) if len(order) else []
+
+    def _ranked(self, chunk: np.ndarray, model: Fitted, runtime: Runtime) -> Rankings:
+        """The leader gets the rankings of a chunk of users, of which each process of the team makes its share."""
+        mine, n_items = chunk[runtime.team.mine], self.dataset.n_items
+        with self._blaming("backbone", "recommend"):
+            made = ranked(self.run.backbone, model, self.queries(), mine, max(CUTOFFS), n_items, runtime)
+        return dealt_back(runtime.team.gathered(made))
+
+    def infer(self, stage: str, version: int, settings: dict[str, Any], make: Making, fitted: Artefact) -> Artefact:
+        """What a fine-tuned model says of the users evaluated; ``settings``, beside those of inference, enter the hash."""
+        needs = self._needs("recommend")
         key = {
             "backbone": self.run.backbone,
-            "code": backbone.version,
+            "code": self.backbone.version,
             "config": self._key("recommend"),
             "split": self.run.split,
-            "cutoffs": list(CUTOFFS),
+            **settings,
             **self._data_key(),
         }
-        return self._stage(
-            "predictions", PREDICTIONS_VERSION, key, make, [fitted, *self._artefacts(needs)], "inference"
-        )
+        used = [fitted, *self._artefacts(needs)]
+        load = functools.partial(self._load, fitted.folder)
+        return self._stage(stage, version, key, lambda work: make(work, load), used, "inference")
+
+    def _load(self, folder: Path, runtime: Runtime) -> Fitted:
+        ready = self._backbone_for(self._needs("recommend"))
+        with self._blaming("backbone", "load"):
+            loaded = ready.load(folder, runtime)
+        return checked_fitted(f"backbone {self.run.backbone}: load", loaded)
+
+    def join(self, call: dict[str, Any], team: Team) -> None:
+        """Another process's part in what the leader called it to: a fit, or the ranking of some chunks of users."""
+        runtime = replace(self._runtime(self.run.seeds.finetune), team=team)
+        if "ids" in call:
+            self._fitted(np.array(call["ids"], np.int64), runtime, Path(call["folder"]))
+        else:
+            model, chunks = self._load(Path(call["fitted"]), runtime), self._chunks()
+            for number in call["chunks"]:
+                self._ranked(chunks[number], model, runtime)
 
     def check(self) -> None:
         """Raise what can be known to go wrong before anything is built, pruning, which may take hours, above all."""
@@ -347,6 +345,12 @@ class Harness:
 
     # -- shared --------------------------------------------------------------------------------------------------
 
+    def _together(self, call: dict[str, Any], work: Workspace) -> AbstractContextManager[Team]:
+        """The team for a piece of work; alone where there is nobody else, or the backbone cannot share it."""
+        if self.crew is None or not self.joint:
+            return nullcontext(ALONE)
+        return self.crew.joined(call, work.include)
+
     def _backbone_for(self, needs: dict[str, Request]) -> Backbone:
         resources = LoadedResources(self.dataset, self.graph.values(needs))
         with self._blaming("backbone", "its constructor"):
@@ -376,12 +380,6 @@ class Harness:
         artefact = self.store.get_or_build(stage, version, key, make, upstream, phase=phase)
         self.reporter.built(artefact)
         return artefact
-
-
-def _rank(model: Fitted, users: np.ndarray, histories: Sequences, depth: np.ndarray, runtime: Runtime) -> Rankings:
-    if isinstance(model, RanksUsers):
-        return model.recommend_users(users, histories, depth, runtime)
-    return model.recommend(histories, depth, runtime)
 
 
 def ids_digest(ids: np.ndarray) -> str:

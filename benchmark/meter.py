@@ -219,6 +219,12 @@ class Meter:
                 _resident().method,
             )
 
+    def include(self, other: Bill) -> None:
+        """Count what another process spent on the same work: CPU seconds add up, peaks are those of any one process."""
+        with _lock:
+            self._spent = replace(self._spent, cpu_s=self._spent.cpu_s + other.cpu_s)
+            self._rss, self._gpu = max(self._rss, other.peak_rss_mb), max(self._gpu, other.peak_gpu_mb)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave out the work inside this block: it has a bill of its own."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -41,9 +43,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run. ``record``: its name if it is recorded, whole; ``missing``: hashes of artefacts that are not in
-    the store, in order;
-    ``stands_for``: combinations of the study that come to this run."""
+    """One run. ``record``: its name if it is recorded, whole; ``missing``: hashes of artefacts that are not in the store,
+    in order; ``stands_for``: combinations of the study that come to this run; ``varied``: those of its settings, as
+    `--set` has them, that tell it from others of its method and backbone."""
 
     number: int
     task: Task
@@ -51,13 +53,21 @@ class Planned:
     record: str | None
     missing: tuple[str, ...]
     stands_for: int = 1
+    varied: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was set, but for the method where nothing is selected."""
+        given = dict(self.task.settings)
+        unused = "method." if self.run.method == NO_METHOD else None
+        return {key: value for key, value in given.items() if not (unused and key.startswith(unused))}
 
     @property
     def words(self) -> str:
         """The run in a line, without its number."""
         what = f"{self.run.method} × {self.run.backbone}" if self.run.method != NO_METHOD else self.run.backbone
         samples = f", {self.run.budget:,} samples" if self.run.budget else ""
-        settings = "".join(f", {setting}" for setting in self.task.set_options)
+        settings = "".join(f", {setting}" for setting in self.varied)
         return f"{what} on {self.run.dataset}{samples}{settings}, {self.seeds}"
 
     @property
@@ -94,7 +104,7 @@ def plan(bench: Workbench, study: Study, name: str) -> Plan:
     mistakes: list[str] = []
     foresight = Foresight(bench)
     runs: dict[str, Planned] = {}
-    for task in _fitting(bench, study, name):
+    for task in fitting(bench, study, name):
         try:
             run, dataset, _ = bench.resolve(task.choices, task.set_options, {}, task.seeds)
             key = _identity(bench, run)
@@ -108,10 +118,26 @@ def plan(bench: Workbench, study: Study, name: str) -> Plan:
         missing = tuple(address for address in used if not foresight.pieces[address].there)
         runs[key] = Planned(len(runs) + 1, task, run, record, missing)
     refuse(name, list(dict.fromkeys(mistakes)))
-    return Plan(name, tuple(runs.values()), foresight.pieces)
+    return Plan(name, _told_apart(runs.values()), foresight.pieces)
 
 
-def _fitting(bench: Workbench, study: Study, name: str) -> list[Task]:
+def _told_apart(runs: Iterable[Planned]) -> tuple[Planned, ...]:
+    """The runs with what is ``varied`` of their settings and the surrogate; a setting that only some have is."""
+    chosen = [
+        (run, ({"surrogate": run.task.surrogate} if run.run.method != NO_METHOD else {}) | run.settings) for run in runs
+    ]
+    values: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    keys = dict.fromkeys(key for _, given in chosen for key in given)
+    for (run, given), key in itertools.product(chosen, keys):
+        values[run.run.method, run.run.backbone, key].add(json.dumps(given[key]) if key in given else "")
+    told = []
+    for run, given in chosen:
+        varied = [key for key in given if len(values[run.run.method, run.run.backbone, key]) > 1]
+        told.append(replace(run, varied=tuple(f"{key}={json.dumps(given[key])}" for key in varied)))
+    return tuple(told)
+
+
+def fitting(bench: Workbench, study: Study, name: str) -> list[Task]:
     """The study's runs, ``llm`` and ``preset`` left out for backbones that take none. Raises ConfigError."""
     fitted, used = [], {"llm": study.llm is None, "preset": study.preset is None}
     for task in tasks(study, name):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -20,8 +19,10 @@ from filelock import FileLock
 
 from prunebench.benchmark import metrics
 from prunebench.benchmark.config import RunConfig
-from prunebench.benchmark.harness import CUTOFFS, Outcome, Pruned, ids_digest
+from prunebench.benchmark.harness import CUTOFFS, ids_digest
 from prunebench.benchmark.meter import Bill, hardware
+from prunebench.benchmark.outcome import Outcome, Pruned
+from prunebench.benchmark.recorded import name_of
 from prunebench.benchmark.store import Artefact, Store, created_by
 from prunebench.datasets.files import NewerError, atomic_file, atomic_folder, leftovers, verify
 from prunebench.datasets.schema import DataError
@@ -30,7 +31,6 @@ from prunebench.leaderboard import score_summary
 
 logger = logging.getLogger(__name__)
 
-METRICS_VERSION = 1
 PACKAGES = (
     "torch",
     "transformers",
@@ -123,14 +123,7 @@ def settings(run: RunConfig, uses: tuple[str, ...]) -> dict[str, Any]:
 
 def run_name(run: RunConfig, fingerprint: str, roots: list[Artefact]) -> str:
     """What a run's folder is called: the hash of its configuration, its data, and its own artefacts."""
-    identity = [
-        METRICS_VERSION,
-        schema.SCHEMA_VERSION,
-        run.model_dump(mode="json"),
-        fingerprint,
-        *(root.hash for root in roots),
-    ]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return name_of(run, fingerprint, [root.hash for root in roots])
 
 
 def keep(

@@ -81,6 +81,10 @@ class Workspace:
         """
         self._attempts.keep(self._meter.bill)
 
+    def include(self, bill: Bill) -> None:
+        """Add what another process spent on this stage."""
+        self._meter.include(bill)
+
 
 _building: ContextVar[tuple[tuple[str, Workspace], ...]] = ContextVar("building", default=())
 
@@ -89,7 +93,7 @@ class Store:
     """Artefacts under ``home/store/STAGE/HASH/``, unfinished ones under ``home/scratch``; processes may share it.
 
     ``device`` overrides the hardware written into bills, ``heartbeat_s`` is how often a running attempt's cost is
-    written down, in seconds; ``say`` is told whom one waits for.
+    written down, in seconds; ``say`` is told whom one waits for. Without ``builds``, what is not there is an error.
     """
 
     def __init__(
@@ -98,11 +102,13 @@ class Store:
         device: str | None = None,
         heartbeat_s: float = 3.0,
         say: Callable[[str], None] = logger.info,
+        builds: bool = True,
     ) -> None:
         self.home = Path(home).resolve()
         self._device = device
         self._heartbeat_s = heartbeat_s
         self._say = say
+        self._builds = builds
         self._verified: set[str] = set()
 
     def get_or_build(
@@ -198,6 +204,10 @@ class Store:
         upstream: Sequence[Artefact],
         phase: str,
     ) -> Artefact:
+        if not self._builds:
+            raise StoreError(
+                f"{self._folder(stage, address)} is not here, where another process built it; all processes of a run need the same PRUNEBENCH_HOME on a disk they share"
+            )
         scratch, output = self._scratch(stage, address), self._scratch(stage, address) / "output"
         with _disk(scratch):
             shutil.rmtree(output, ignore_errors=True)

@@ -18,7 +18,7 @@
 
     [[include]]                           # further runs; what is not named is as above
     method = "random"
-    budget = 0
+    budget = 0                            # or backbone, dataset, surrogate
 
     [[exclude]]                           # combinations to leave out: where all of this holds
     method = "random"
@@ -149,13 +149,19 @@ class Task:
 
     def facts(self) -> dict[str, Any]:
         """What an entry of `exclude` can name."""
-        named = {"method": self.method, "backbone": self.backbone, "dataset": self.dataset, "budget": self.budget}
+        named = {part: getattr(self, part) for part in PARTS}
         seeds = {"seed": self.selection_seed, "seeds.selection": self.selection_seed}
         return {**dict(self.settings), **named, **seeds, "seeds.finetune": self.finetune_seed}
 
 
-PARTS = {"method": "methods", "backbone": "backbones", "dataset": "datasets", "budget": "budgets"}
-"""What an entry of `include` can name beside settings, and the list of the study it stands for."""
+PARTS = {
+    "method": "methods",
+    "backbone": "backbones",
+    "dataset": "datasets",
+    "budget": "budgets",
+    "surrogate": "surrogate",
+}
+"""What an entry of `include` can name beside settings, and what of the study it stands for."""
 
 
 def read_study(path: Path) -> Study:
@@ -209,8 +215,8 @@ class _Grid:
 
     @classmethod
     def of(cls, study: Study, entry: Mapping[str, Any]) -> _Grid:
-        named = {key: value if isinstance(value, list) else [value] for key, value in entry.items() if key in PARTS}
-        parts = {key: named.get(key, getattr(study, listed)) for key, listed in PARTS.items()}
+        chosen = {key: entry.get(key, getattr(study, listed)) for key, listed in PARTS.items()}
+        parts = {key: value if isinstance(value, list) else [value] for key, value in chosen.items()}
         own = _dotted({key: value for key, value in entry.items() if key not in PARTS})
         vary = {key: value for key, value in _dotted(study.vary).items() if key not in own}
         settings = {**_dotted(study.settings), **own}
@@ -220,7 +226,8 @@ class _Grid:
             also = [name for value in entries for name in (value if isinstance(value, list) else [value])]
             for name in dict.fromkeys([*getattr(study, listed), *also]):
                 names.setdefault(str(name), []).append(section)
-        names.setdefault(study.surrogate, []).append("surrogate")
+        for name in dict.fromkeys(map(str, parts["surrogate"])):
+            names.setdefault(name, []).append("surrogate")
         owners = {name: tuple(sections) for name, sections in names.items()}
         return cls(parts, settings, vary, owners, f"include {_inline(entry)}: " if entry else "")
 
@@ -250,13 +257,13 @@ class _Grid:
                 yield f"{self.where}{owner} is more than one part of this study; write {choice} in place of {key}"
 
     def tasks(self, study: Study) -> Iterator[Task]:
-        for dataset, backbone, method in itertools.product(
-            *(self.parts[key] for key in ("dataset", "backbone", "method"))
+        for dataset, backbone, method, surrogate in itertools.product(
+            *(self.parts[key] for key in ("dataset", "backbone", "method", "surrogate"))
         ):
             budgets = self.parts["budget"]
             if method == ALL_SAMPLES:
                 budgets = list(dict.fromkeys(budget if str(budget) in ("0", "0%") else None for budget in budgets))
-            chosen = {"method": method, "backbone": backbone, "surrogate": study.surrogate}
+            chosen = {"method": method, "backbone": backbone, "surrogate": surrogate}
             own = {key: name for key in self.vary if (name := self._name(key, chosen))}
             shared = {name: value for key, value in self.settings.items() if (name := self._name(key, chosen))}
             for budget, values in itertools.product(budgets, itertools.product(*(self.vary[key] for key in own))):
@@ -266,7 +273,7 @@ class _Grid:
                         method,
                         backbone,
                         dataset,
-                        study.surrogate,
+                        surrogate,
                         None if budget is None else str(budget),
                         study.split,
                         study.llm,

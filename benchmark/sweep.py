@@ -7,15 +7,18 @@ import os
 import shlex
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
 from prunebench.benchmark.commands import workbench
 from prunebench.benchmark.config import NO_METHOD, ConfigError
@@ -24,23 +27,39 @@ from prunebench.benchmark.output import clean_output, print_json
 from prunebench.benchmark.plan import Plan, Planned, plan
 from prunebench.benchmark.progress import PLAIN_EVERY_S
 from prunebench.benchmark.study import read_study
+from prunebench.benchmark.workbench import Workbench
 from prunebench.leaderboard.tables import duration
 
 OnExists = Literal["resume", "new", "always", "never"]
+Join = Callable[[Setup, int | None], AbstractContextManager[Engine]]
+"""Opens an engine of several machines for so many runs at once; None: as many as it has room for."""
 NAMED = 3
 """Failed runs named in the last line; the others are in the log."""
 
 
 def sweep(
-    home: Path, *, study_file: Path, plan_only: bool, jobs: int, on_exists: OnExists, as_json: bool, device: str
+    home: Path,
+    *,
+    study_file: Path,
+    plan_only: bool,
+    jobs: int | None,
+    on_exists: OnExists,
+    as_json: bool,
+    device: str,
+    join: Join | None = None,
+    threads: int | None = None,
 ) -> None:
-    """Plan, and unless ``plan_only`` run. Exit code 1 or 2 where a run failed: 2 if bad input is all there was."""
+    """Plan, and unless ``plan_only`` run, on this machine or where ``join`` leads.
+
+    ``threads`` of a run, default its share of this machine's. Exit code 1 or 2 where a run failed: 2 if bad input is all
+    there was.
+    """
     with clean_output() as out:
         study = read_study(study_file)
-        threads = max(torch.get_num_threads() // jobs, 1)
+        threads = threads or max(torch.get_num_threads() // (jobs or 1), 1)
         torch.set_num_threads(threads)
         plugins = tuple(map(Path, study.plugins))
-        bench = workbench(home, device, plugins)
+        bench = workbench(home, "auto" if join else device, plugins)  # a cluster may have what this machine has not
         planned = plan(bench, study, study_file.stem)
         log = Log(home / "sweeps" / f"{planned.name}.jsonl")
         todo = _chosen(planned, on_exists, log)
@@ -51,10 +70,12 @@ def sweep(
                 show(Console(file=out), planned, todo, jobs)
             return
         setup = Setup(bench.home, device, plugins, threads, on_exists == "always")
-        engine: Engine = Here(bench, setup) if jobs == 1 else Processes(setup, jobs)
         console = Console(stderr=True)
         show(console, planned, todo, jobs)
-        ended = _execute(engine, todo, Progressing(console, todo, jobs), log)
+        ended: dict[int, Ended] = {}
+        if todo:
+            with join(setup, jobs) if join else _here(bench, setup, jobs) as engine:
+                ended = _execute(engine, todo, Progressing(console, todo, engine.jobs, isinstance(engine, Here)), log)
         failed = [run for run in todo if ended[run.number].error is not None]
         if as_json:
             print_json(out, results(planned, todo, ended))
@@ -81,6 +102,11 @@ def _chosen(planned: Plan, on_exists: OnExists, log: Log) -> list[Planned]:
         return list(planned.runs)
     failed = log.failed() if on_exists == "new" else set()
     return [run for run in planned.todo if shlex.join(run.task.words()) not in failed]
+
+
+@contextmanager
+def _here(bench: Workbench, setup: Setup, jobs: int | None) -> Iterator[Engine]:
+    yield Processes(setup, jobs) if jobs and jobs > 1 else Here(bench, setup)
 
 
 def _execute(engine: Engine, todo: list[Planned], progress: Progressing, log: Log) -> dict[int, Ended]:
@@ -136,41 +162,42 @@ class Log:
 
 
 class Progressing:
-    """The whole and each job: bars on a terminal, lines elsewhere. One job alone shows its stages by itself."""
+    """The whole and each job: a bar and a line per job on a terminal, lines elsewhere. ``alone``: the stages of the only
+    job are shown by itself."""
 
-    def __init__(self, console: Console, todo: list[Planned], jobs: int) -> None:
-        self.console, self.total, self.jobs = console, len(todo), jobs
+    def __init__(self, console: Console, todo: list[Planned], jobs: int, alone: bool) -> None:
+        self.console, self.total, self.alone = console, len(todo), alone
         self.done = self.failed = self.begun = 0
+        self._at_work: dict[int, int] = {}
         self._last = [time.monotonic()] * jobs
-        self._bars: Progress | None = None
-        self._tasks: list[TaskID] = []
-        if console.is_terminal and jobs > 1 and todo:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-            self._bars = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
-            self._tasks = [self._bars.add_task("runs", total=self.total)]
-            self._tasks += [self._bars.add_task(f"job {job}: starts", total=None) for job in range(1, jobs + 1)]
+        self._whole, self._each = _bars(console)
+        self._runs = self._whole.add_task("runs", total=self.total)
+        self._jobs = [self._each.add_task("starts", total=None, job=job) for job in range(1, jobs + 1)]
+        shown = Group(self._whole, self._each, "")  # the last line is for the ^C that a terminal shows
+        self._live = Live(shown, console=console, transient=True, refresh_per_second=4, redirect_stdout=False)
+        self._shown = console.is_terminal and not alone
 
     def __enter__(self) -> Progressing:
-        if self._bars:
-            self._bars.start()
+        if self._shown:
+            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bars:
-            self._bars.stop()
+        if self._shown:
+            self._live.stop()
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def started(self, job: int, run: Planned) -> None:
         self.begun += 1
-        who = f" job {job + 1}:" if self.jobs > 1 else ""
-        self._say(f"[{self.begun}/{self.total}]{who} {run.words}")
+        self._at_work[run.number] = job
+        self._each.reset(self._jobs[job], description="starts")
+        self._say(f"[{self.begun}/{self.total}]{'' if self.alone else f' job {job + 1}:'} {run.words}")
 
     def stage(self, job: int, text: str) -> None:
-        if self._bars:
-            self._bars.update(self._tasks[job + 1], description=f"job {job + 1}: {text}")
-        elif time.monotonic() - self._last[job] >= PLAIN_EVERY_S:
+        self._each.update(self._jobs[job], description=text)
+        if not self._shown and time.monotonic() - self._last[job] >= PLAIN_EVERY_S:
             self._last[job] = time.monotonic()
             self.said(job, text)
 
@@ -182,38 +209,59 @@ class Progressing:
         self.done += ended.error is None
         left = self.total - self.done - self.failed
         how = f"failed: {ended.error}" if ended.error is not None else f"recorded as {ended.record}"
+        self._each.update(self._jobs[self._at_work.pop(run.number)], description="waits")
+        self._whole.update(self._runs, completed=self.done + self.failed)
         self._say(f"  {run.words} {how}  ({self.done} done, {self.failed} failed, {left} left)")
-        if self._bars:
-            self._bars.update(self._tasks[0], completed=self.done + self.failed)
+
+
+def _bars(console: Console) -> tuple[Progress, Progress]:
+    """How far the whole is, and what each job does; a line of its own each, however narrow the terminal."""
+    whole = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    stage = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    each = (
+        TextColumn("job {task.fields[job]}"),
+        TextColumn("{task.description}", markup=False, table_column=stage),
+        TimeElapsedColumn(),
+    )
+    return Progress(*whole, console=console), Progress(*each, console=console, expand=True)
 
 
 # -- the plan as a table and as facts ----------------------------------------------------------------------------------
 
 
-def show(console: Console, planned: Plan, todo: list[Planned], jobs: int) -> None:
+def show(console: Console, planned: Plan, todo: list[Planned], jobs: int | None) -> None:
     """Runs (those that differ in seeds alone in one row), what is shared, what is left to do."""
-    todo_numbers = {run.number for run in todo}
-    table = Table(title=f"study {planned.name}: {len(planned.runs)} runs", title_justify="left")
-    for name in ("method", "backbone", "data set", "samples", "settings", "seeds", "there"):
-        table.add_column(name, justify="right" if name == "samples" else "left")
-    values = Counter(
-        name for name, _ in {(key, json.dumps(value)) for run in planned.runs for key, value in run.task.settings}
-    )
+    datasets = list(dict.fromkeys(run.run.dataset for run in planned.runs))
+    names = [
+        "method",
+        "backbone",
+        *(["data set"] if len(datasets) > 1 else []),
+        "samples",
+        "settings",
+        "seeds",
+        "there",
+    ]
+    title = f"study {planned.name}: {len(planned.runs)} runs{f' on {datasets[0]}' if len(datasets) == 1 else ''}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in names:
+        wraps = name in ("settings", "seeds")
+        table.add_column(name, justify="right" if name == "samples" else "left", no_wrap=not wraps, overflow="fold")
     rows: dict[tuple[str, ...], list[Planned]] = {}
     for run in planned.runs:
         method = run.run.method if run.run.method != NO_METHOD else "–"
-        varied = " ".join(f"{key}={json.dumps(value)}" for key, value in run.task.settings if values[key] > 1)
-        key: tuple[str, ...] = (method, run.run.backbone, run.run.dataset, f"{run.run.budget:,}", varied)
+        where = (run.run.dataset,) if len(datasets) > 1 else ()
+        key = (method, run.run.backbone, *where, f"{run.run.budget:,}", "\n".join(run.varied))
         rows.setdefault(key, []).append(run)
     for key, runs in rows.items():
         seeds = " ".join(run.seeds.removeprefix("seeds ").removeprefix("seed ").replace(" and ", "/") for run in runs)
         table.add_row(*key, seeds, f"{sum(run.record is not None for run in runs)} of {len(runs)}")
     console.print(table, highlight=False, markup=False)
-    for line in _lines(planned, todo, jobs, todo_numbers):
+    for line in _lines(planned, todo, jobs):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _lines(planned: Plan, todo: list[Planned], jobs: int, numbers: set[int]) -> list[str]:
+def _lines(planned: Plan, todo: list[Planned], jobs: int | None) -> list[str]:
+    numbers = {run.number for run in todo}
     merged = sum(run.stands_for for run in planned.runs) - len(planned.runs)
     lines = [f"{merged} combinations come to a run that is there for another one"] if merged else []
     to_build = planned.to_build(todo)
@@ -233,7 +281,7 @@ def _lines(planned: Plan, todo: list[Planned], jobs: int, numbers: set[int]) -> 
         f"about {duration(seconds)} of work, by what their like took here" if seconds is not None else "time unknown"
     )
     also = f", without {unknown} that have no like in the store" if unknown and seconds is not None else ""
-    return [*lines, f"{left}: {known}{also}" + (f"; {jobs} jobs share it" if jobs > 1 else "")]
+    return [*lines, f"{left}: {known}{also}" + (f"; {jobs} jobs share it" if jobs and jobs > 1 else "")]
 
 
 def plan_facts(planned: Plan, todo: list[Planned]) -> dict[str, Any]:
@@ -279,7 +327,7 @@ def _facts(run: Planned) -> dict[str, Any]:
         "backbone": run.run.backbone,
         "dataset": run.run.dataset,
         "budget": run.run.budget,
-        "settings": dict(run.task.settings),
+        "settings": run.settings,
         "seeds": run.run.seeds.model_dump(),
         "record": run.record,
         "stands_for": run.stands_for,

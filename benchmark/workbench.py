@@ -25,10 +25,13 @@ from prunebench.benchmark.config import (
     parse_settings,
     presets,
 )
+from prunebench.benchmark.crew import Crew, local_device
 from prunebench.benchmark.generated import frozen
 from prunebench.benchmark.generated import generated as make_dataset
-from prunebench.benchmark.harness import Harness, Pruned
+from prunebench.benchmark.harness import Harness
+from prunebench.benchmark.launch import Launch
 from prunebench.benchmark.meter import processor_in_words
+from prunebench.benchmark.outcome import Pruned
 from prunebench.benchmark.plugins import Registry
 from prunebench.benchmark.progress import Reporter
 from prunebench.benchmark.providers import CATALOGUE
@@ -46,22 +49,26 @@ DEFAULT_BUDGET = 1024
 
 @dataclass
 class Workbench:
-    """``home``: where data sets, artefacts and records live. ``device``: auto, cpu, cuda or mps."""
+    """``home``: where data sets, artefacts and records live. ``device``: auto, cpu, cuda or mps. ``crew``: of a run that a
+    launcher started several processes for; the store is the first one's to build in."""
 
     home: Path
     reporter: Reporter
     device: str = "auto"
     cancelled: Callable[[], bool] = bool
     command: str = ""
+    crew: Crew | None = None
     registry: Registry = field(default_factory=Registry)
     _loaded: dict[str, RecDataset] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.torch_device = choose_device(self.device)
+        launch = self.crew.launch if self.crew else Launch()
+        self.torch_device = local_device(launch, choose_device(self.device))
         if self.torch_device.type == "cuda":
             torch.cuda.init()
         # One description for every stage of a run, also for those that leave the accelerator alone.
-        self.store = Store(self.home, device=describe(self.torch_device), say=self.reporter.say)
+        hardware = launch.words + describe(self.torch_device)
+        self.store = Store(self.home, device=hardware, say=self.reporter.say, builds=launch.leads)
         self.library = Library(self.home)
 
     def load_plugin(self, path: Path) -> None:
@@ -87,12 +94,27 @@ class Workbench:
         seeds: Seeds,
         select_only: bool = False,
     ) -> tuple[RunConfig, RecDataset, dict[str, Any]]:
-        """Defaults < presets < file < --set, every default written out; with the data set, and the defaults for comparison.
+        """As ``configure``, for the data set of that name, which comes second. Raises DataError where it is not there."""
+        run, defaults = self.configure(
+            choices, settings, file, seeds, lambda: _size(self.dataset(choices.dataset)), select_only
+        )
+        return run, self.dataset(choices.dataset), defaults
 
-        A run has no method where nothing is selected: for a budget of 0, and (unless ``select_only``) for a reference
-        that no selection can change.
+    def configure(
+        self,
+        choices: Choices,
+        settings: tuple[str, ...],
+        file: Mapping[str, Any],
+        seeds: Seeds,
+        size: Callable[[], tuple[str, int]],
+        select_only: bool = False,
+    ) -> tuple[RunConfig, dict[str, Any]]:
+        """Defaults < presets < file < --set, every default written out; and the defaults for comparison.
 
-        Raises ConfigError, PluginError or DataError in one line.
+        ``size`` gives the data set's name and number of samples. A run has no method where nothing is selected: for a
+        budget of 0, and (unless ``select_only``) for a reference that no selection can change.
+
+        Raises ConfigError or PluginError in one line, and what ``size`` raises.
         """
         kinds = {
             "method": self.registry.resolve("methods", choices.method).Config,
@@ -126,11 +148,10 @@ class Workbench:
             budget_form(asked_budget)
 
         # Last, since it may take long: every mistake in the words of the command has been told by now.
-        dataset = self.dataset(choices.dataset)
-        samples = len(dataset.samples())
+        name, samples = size()
         if not samples:
             raise ConfigError(
-                f"data set {dataset.name} has no user with two training items or more, so no sample (a history and the item after it)"
+                f"data set {name} has no user with two training items or more, so no sample (a history and the item after it)"
             )
         backbone = self.registry.resolve("backbones", choices.backbone)
         method, budget = choices.method, self._budget(choices, file, preset, samples)
@@ -141,7 +162,7 @@ class Workbench:
             method=method,
             backbone=choices.backbone,
             surrogate=choices.surrogate,
-            dataset=dataset.name,
+            dataset=name,
             budget=budget,
             split=choices.split,
             seeds=Seeds.model_validate(crossed.model_dump()),
@@ -157,7 +178,7 @@ class Workbench:
             "surrogate": {"name": "sasrec", **plain["surrogate"]},
             "llm": plain["llm"],
         }
-        return run, dataset, defaults
+        return run, defaults
 
     def _file_section(self, file: Mapping[str, Any], name: str) -> dict[str, Any]:
         section = file.get(name, {})
@@ -207,7 +228,7 @@ class Workbench:
 
     def harness(self, run: RunConfig, dataset: RecDataset) -> Harness:
         runtime = Runtime(device=self.torch_device, cancelled=self.cancelled)
-        return Harness(run, dataset, self.registry, self.store, self.reporter, runtime)
+        return Harness(run, dataset, self.registry, self.store, self.reporter, runtime, self.crew)
 
     def evaluated(self, run: RunConfig, dataset: RecDataset) -> Harness:
         """The harness of a run to a record. Raises ConfigError where there is nobody to evaluate on."""
@@ -232,6 +253,10 @@ class Workbench:
         pruned = self.harness(run, dataset).prune()
         stages = bill(self.store, [pruned.artefact])[0] if pruned.artefact else []
         return pruned, stages
+
+
+def _size(dataset: RecDataset) -> tuple[str, int]:
+    return dataset.name, len(dataset.samples())
 
 
 def _keys(kind: type[Config]) -> list[str]:

@@ -9,15 +9,15 @@ import json
 from collections.abc import Callable
 from itertools import zip_longest
 
-from prunebench.leaderboard.board import COSTS, Board, BoardRow, BoardTable
+from prunebench.leaderboard.board import COSTS, Board, BoardRow, BoardTable, figure_of
+from prunebench.leaderboard.charts import label_of
 from prunebench.leaderboard.comparisons import Difference, Figure
 from prunebench.leaderboard.markdown import (
     board_markdown,
     difference_words,
-    figure_of,
-    metrics_of,
     seeds_words,
 )
+from prunebench.leaderboard.page import board_page
 from prunebench.leaderboard.record import Part
 from prunebench.leaderboard.tables import MISSING, duration, figure, percent
 
@@ -133,8 +133,11 @@ def _line(part: Part, *without: str) -> str:
 
 
 def board_latex(board: Board) -> str:
-    """A table per table, to be included where ``booktabs`` is loaded; bold is what is certain."""
-    head = "% Needs \\usepackage{booktabs}. Bold: the difference to random is certain (see leaderboard.md).\n"
+    """A table per table, to be included where ``booktabs`` and ``graphicx`` are loaded; bold is what is certain.
+
+    A table that is wider than the text is made smaller.
+    """
+    head = "% Needs \\usepackage{booktabs,graphicx}. Bold: the difference to random is certain (see leaderboard.md).\n"
     return head + "".join(map(_latex_table, board.tables))
 
 
@@ -148,30 +151,31 @@ def latex(text: str) -> str:
 
 
 def _latex_table(table: BoardTable) -> str:
-    metrics = metrics_of(table)
-    header = ["method", "backbone", "seeds", *metrics, f"{metrics[0]} − random", "total"]
+    metrics = table.metrics
+    header = ["method", "seeds", *metrics, f"{metrics[0]} − random", "total"]
     lines = [
         r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex(table.title)} ({latex(percent(table.share))}), {latex(table.split)} split, {table.users} users}}",
-        rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
+        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{latex(table.title)} ({latex(percent(table.share))}), {latex(table.split)} split, {table.users:,} users}}",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         r"\toprule",
         " & ".join(map(latex, header)) + r" \\",
         r"\midrule",
-        *(_latex_row(row, metrics) for row in table.rows),
+        *(_latex_row(row, table) for row in table.rows),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latex_row(row: BoardRow, metrics: list[str]) -> str:
-    lead = figure_of(row, metrics[0])
+def _latex_row(row: BoardRow, table: BoardTable) -> str:
+    lead = figure_of(row, table.metrics[0])
     to_random = lead.to_random if lead else None
     difference = latex(difference_words(to_random))
-    cells = [latex(row.label), latex(row.backbone_label), seeds_words(row)]
-    cells += [latex(_score(figure_of(row, metric))) for metric in metrics]
+    cells = [latex(label_of(row, table)), seeds_words(row)]
+    cells += [latex(_score(figure_of(row, metric))) for metric in table.metrics]
     cells += [rf"\textbf{{{difference}}}" if to_random is not None and to_random.certain else difference]
     return " & ".join([*cells, latex(duration(row.costs.total_s))]) + r" \\"
 
@@ -188,6 +192,7 @@ FILES: dict[str, Callable[[Board], str]] = {
     "leaderboard.csv": board_csv,
     "leaderboard.md": board_markdown,
     "leaderboard.tex": board_latex,
+    "index.html": board_page,
 }
 """What a board is published as, by file name."""
 
@@ -204,14 +209,15 @@ def first_difference(name: str, expected: str, found: str) -> tuple[int, str] | 
 def _row_in_words(name: str, expected: str, line: str) -> str:
     """The row a line is about, or how the line begins."""
     try:
-        if name.endswith(".json"):
+        if name.endswith((".json", ".html")):
             row = json.loads(line.removesuffix(","))
             return f"{row['label']} on {row['backbone_label']}"
         if name.endswith(".csv"):
             cells = dict(zip(*csv.reader([expected.partition("\n")[0], line]), strict=True))
             return f"{cells['label']} on {cells['backbone_label']}, {cells['protocol']} {cells['metric']}"
-        separator = "|" if name.endswith(".md") else "&"
-        method, backbone = (html.unescape(cell).strip() for cell in line.strip("|").split(separator)[:2])
+        if name.endswith(".tex"):
+            return line[: line.index(" & ")]
+        method, backbone = (html.unescape(cell).strip() for cell in line.strip("|").split("|")[:2])
         return f"{method} on {backbone}"
     except (ValueError, KeyError, TypeError):
         return line if len(line) <= 60 else line[:60] + "…"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from prunebench.leaderboard.board import Board, BoardRow, BoardTable, RunFacts
-from prunebench.leaderboard.comparisons import PROTOCOL, REFERENCE, Difference, Figure
+from prunebench.leaderboard.board import Board, BoardRow, BoardTable, RunFacts, figure_of
+from prunebench.leaderboard.comparisons import PROTOCOL, REFERENCE, Difference
+from prunebench.leaderboard.pictures import DARK, FOLDER, LIGHT, Picture, pictures_of
 from prunebench.leaderboard.record import Seeds
 from prunebench.leaderboard.statistics import BOOTSTRAP_SEEDS
 from prunebench.leaderboard.tables import (
@@ -30,7 +31,8 @@ def board_markdown(board: Board) -> str:
     """The whole board. Whatever a record says stands there as plain text."""
     if not board.tables:
         return "# Leaderboard\n\nNo runs yet.\n"
-    return "\n".join(["# Leaderboard\n", *map(_section, board.tables), _legend(board)])
+    sections = map(_section, board.tables, pictures_of(board).tables)
+    return "\n".join(["# Leaderboard\n", *sections, _legend(board)])
 
 
 def difference_words(one: Difference | None) -> str:
@@ -46,26 +48,18 @@ def seeds_words(row: BoardRow) -> str:
     return f"{len(row.runs)} of {len(row.runs) + len(row.lacks)}" if row.lacks else str(len(row.runs))
 
 
-def metrics_of(table: BoardTable) -> list[str]:
-    """``R@10``, ``R@20``, ``N@10``, ``N@20``."""
-    return [f"{letter}@{k}" for letter in "RN" for k in table.cutoffs]
-
-
-def figure_of(row: BoardRow, metric: str) -> Figure | None:
-    """The figure that rows are compared by."""
-    return row.metrics.get(PROTOCOL, {}).get(metric)
-
-
 def _signed(value: float) -> str:
     text = figure(abs(value))
     return text if not float(text) else ("+" if value > 0 else "−") + text
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text that means nothing to markdown, in a cell or out of it."""
     return _EMPHASIS.sub("&#95;", escape(text)).replace("$", "&#36;").replace("~", "&#126;")
 
 
-def _bold(text: str, one: Difference | None) -> str:
+def bold(text: str, one: Difference | None) -> str:
+    """In bold where the difference is certain."""
     return f"**{text}**" if one is not None and one.certain else text
 
 
@@ -83,27 +77,43 @@ def _score(row: BoardRow, metric: str) -> str:
 
 def _names(row: BoardRow) -> dict[str, str]:
     return {
-        "method": _plain(row.label) + (" †" if row.chose_by_validation else ""),
-        "backbone": _plain(row.backbone_label),
+        "method": plain(row.label) + (" †" if row.chose_by_validation else ""),
+        "backbone": plain(row.backbone_label),
     }
 
 
-def _grid(rows: Sequence[dict[str, str]]) -> str:
+def grid(rows: Sequence[dict[str, str]]) -> str:
+    """A table of rows with equal keys, those of the first its head."""
     rule = ["---" if name in WORDS else "--:" for name in rows[0]]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (list(rows[0]), rule, *(row.values() for row in rows)))
 
 
-def _section(table: BoardTable) -> str:
+def shown(picture: Picture, folder: str = f"{FOLDER}/") -> str:
+    """A picture for light and dark pages; ``folder``: where its files are, relative to the page."""
+    light, dark = (f"{folder}{picture.name}{ending}" for ending in (LIGHT, DARK))
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+    return f'<picture>{source}<img src="{light}" alt="{plain(picture.alt)}"></picture>'
+
+
+def _pictures(pictures: Sequence[Picture]) -> list[str]:
+    """The first one, accuracy against cost, for all to see, the others under their titles."""
+    return [f"{shown(first)}\n" for first in pictures[:1]] + [
+        _folded(picture.title, f"{shown(picture)}\n") for picture in pictures[1:]
+    ]
+
+
+def _section(table: BoardTable, pictures: Sequence[Picture]) -> str:
     parts = [
-        f"## {_plain(table.title)} ({percent(table.share)})\n",
-        f"Data {_plain(table.fingerprint)}, {_plain(table.split)} split, {table.users:,} users, {PROTOCOL}.{_best(table)}\n",
-        _grid(_main(table)),
+        f"## {plain(table.title)} ({percent(table.share)})\n",
+        f"Data {plain(table.fingerprint)}, {plain(table.split)} split, {table.users:,} users, {PROTOCOL}.{_best(table)}\n",
+        grid(_main(table)),
     ]
     if any(row.chose_by_validation for row in table.rows):
         parts.append(f"{VALIDATION_NOTE}\n")
+    parts += _pictures(pictures)
     compared = list(_differences(table))
     if compared:
-        parts.append(_folded("Differences to random and to the best method, all metrics", _grid(compared)))
+        parts.append(_folded("Differences to random and to the best method, all metrics", grid(compared)))
     runs = [f"- {_run(row, run)}\n" for row in table.rows for run in row.runs]
     return "\n".join([*parts, _folded("Commands, seeds, hardware and records", "".join(runs))])
 
@@ -117,12 +127,12 @@ def _best(table: BoardTable) -> str:
     by_row: dict[str, list[str]] = {}
     for metric, row in table.best.items():
         by_row.setdefault(labels[row], []).append(metric)
-    named = "; ".join(f"{_plain(label)} ({', '.join(metrics)})" for label, metrics in by_row.items())
+    named = "; ".join(f"{plain(label)} ({', '.join(metrics)})" for label, metrics in by_row.items())
     return f" Best method with every seed: {named}." if named else ""
 
 
 def _main(table: BoardTable) -> list[dict[str, str]]:
-    metrics = metrics_of(table)
+    metrics = table.metrics
     lead = metrics[0]
     rows = []
     for row in table.rows:
@@ -133,7 +143,7 @@ def _main(table: BoardTable) -> list[dict[str, str]]:
             "budget": MISSING if row.method == NO_METHOD and row.kind == "reference" else f"{row.budget:,}",
             "seeds": seeds_words(row),
             **{metric: _score(row, metric) for metric in metrics},
-            f"{lead} − {REFERENCE}": _bold(difference_words(to_random), to_random),
+            f"{lead} − {REFERENCE}": bold(difference_words(to_random), to_random),
             f"rank by {lead}": _interval(one.rank if one else None),
             "pruning": duration(costs.pruning_s),
             "fine-tuning": duration(costs.fine_tuning_s),
@@ -153,7 +163,7 @@ def _main(table: BoardTable) -> list[dict[str, str]]:
 def _differences(table: BoardTable) -> Iterable[dict[str, str]]:
     backbones = {row.id: row.backbone_label for row in table.rows}
     for row in table.rows:
-        for metric in metrics_of(table):
+        for metric in table.metrics:
             one = figure_of(row, metric)
             if one is None or (one.to_random is None and one.to_best is None):
                 continue
@@ -161,10 +171,10 @@ def _differences(table: BoardTable) -> Iterable[dict[str, str]]:
             yield {
                 **_names(row),
                 "metric": metric,
-                f"− {REFERENCE}": _bold(difference_words(one.to_random), one.to_random),
-                "against": MISSING if one.to_random is None else _plain(backbones[one.to_random.against]),
+                f"− {REFERENCE}": bold(difference_words(one.to_random), one.to_random),
+                "against": MISSING if one.to_random is None else plain(backbones[one.to_random.against]),
                 "p (Holm)": _p(one.to_random),
-                "− best": _bold(difference_words(one.to_best), one.to_best),
+                "− best": bold(difference_words(one.to_best), one.to_best),
                 "best p (Holm)": _p(one.to_best),
                 "other users ±": MISSING if first is None or first.se_users is None else figure(first.se_users),
                 "rank": _interval(one.rank),
@@ -178,10 +188,10 @@ def _p(one: Difference | None) -> str:
 
 
 def _run(row: BoardRow, run: RunFacts) -> str:
-    facts = [f"run {_plain(run.run)}", _plain(row.label), _plain(row.backbone_label), seed_words(run.seeds)]
+    facts = [f"run {plain(run.run)}", plain(row.label), plain(row.backbone_label), seed_words(run.seeds)]
     facts += [f"record {run.record_sha256[:12]}"]
-    facts += [f"<code>{_plain(run.command).replace('_', '&#95;')}</code>"] if run.command else []
-    facts += [_plain(" and ".join(run.hardware))] if run.hardware else []
+    facts += [f"<code>{plain(run.command).replace('_', '&#95;')}</code>"] if run.command else []
+    facts += [plain(" and ".join(run.hardware))] if run.hardware else []
     return " · ".join(facts)
 
 

@@ -17,6 +17,8 @@ FINGERPRINTS = {"games": "c592d3155173a844"}
 SURROGATE = "sasrec"
 """The surrogate of table 2; table 4 has DEALRec on Games with others."""
 TABLE_4 = ("games", "bigrec", "dealrec")
+DATASETS = tuple(LAMBDA)
+"""The paper's data sets."""
 _COLUMNS = {"games": "games", "microlens-50k": "microlens", "book": "book"}
 
 
@@ -33,7 +35,7 @@ def figures(record: Record) -> dict[str, float]:
     surrogate than table 2's it has those of table 4.
     """
     name = record.dataset.name
-    if record.protocol.split != "test" or not _is_papers(record.dataset):
+    if record.protocol.split != "test" or not is_papers(record.dataset):
         return {}
     if (record.share < 1) if record.method == "full" else (record.budget != BUDGET):
         return {}
@@ -41,22 +43,35 @@ def figures(record: Record) -> dict[str, float]:
     if changed - {"method.lam"} or record.config.get("method", {}).get("lam", LAMBDA[name]) != LAMBDA[name]:
         return {}
     surrogate = record.config.get("surrogate", {}).get("name", SURROGATE)
+    found = published(name, record.backbone, record.method, surrogate)
+    return {key: value for key, value in found.items() if "@" in key}
+
+
+def published(dataset: str, backbone: str, method: str, surrogate: str = SURROGATE) -> dict[str, float]:
+    """The row of tables 2 to 4 with these names: metrics and, of table 3, ``hours``; empty where there is none.
+
+    ``surrogate_hours`` is from table 4, which is about Games and BIGRec alone.
+    """
+    own = _with_surrogate(surrogate) if (dataset, backbone, method) == TABLE_4 else {}
     if surrogate != SURROGATE:
-        return _with_surrogate(surrogate) if (name, record.backbone, record.method) == TABLE_4 else {}
-    prefix = _COLUMNS[name] + "_"
+        return own
+    prefix = _COLUMNS.get(dataset, dataset) + "_"
+    found = {key: value for key, value in own.items() if key == "surrogate_hours"}
     for row in _results():
-        if (row["backbone"], row["method"]) == (record.backbone, record.method):
+        if (row["backbone"], row["method"]) == (backbone, method):
             named = {key.removeprefix(prefix): text for key, text in row.items() if key.startswith(prefix)}
-            return {key: float(text) for key, text in named.items() if text and "@" in key}
-    return {}
+            found |= {key: float(text) for key, text in named.items() if text}
+    return found
 
 
 def _with_surrogate(surrogate: str) -> dict[str, float]:
     rows = {row["surrogate"]: row for row in _table("table4_surrogates_games.csv")}
-    return {key: float(text) for key, text in rows.get(surrogate, {}).items() if "@" in key}
+    found = {key: float(text) for key, text in rows.get(surrogate, {}).items() if text and key != "surrogate"}
+    hours = found.pop("surrogate_training_hours", None)
+    return found if hours is None else found | {"surrogate_hours": hours}
 
 
-def _is_papers(dataset: DatasetFacts) -> bool:
+def is_papers(dataset: DatasetFacts) -> bool:
     """Whether these are the paper's data, not just of that name: by content where it is known, or by table 1's counts."""
     counts = (dataset.counts.get("users"), dataset.counts.get("items"))
     papers = {row["dataset"]: (int(row["users"]), int(row["items"])) for row in _table("table1_datasets.csv")}
@@ -66,8 +81,10 @@ def _is_papers(dataset: DatasetFacts) -> bool:
 
 
 def _results() -> list[dict[str, str]]:
-    full = [row for row in _table("table3_full_vs_dealrec_bigrec.csv") if row["method"] == "full"]
-    return [*_table("table2_overall.csv"), *({"backbone": "bigrec", **row} for row in full)]
+    return [
+        *_table("table2_overall.csv"),
+        *({"backbone": "bigrec", **row} for row in _table("table3_full_vs_dealrec_bigrec.csv")),
+    ]
 
 
 @cache

@@ -75,10 +75,19 @@ def summarise(
 def read_scores(path: Path) -> ScoreSummary:
     """Raises RecordError in one line where the file is no summary of scores."""
     try:
-        return ScoreSummary.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"cannot read the scores {path}: {error}; run it again") from None
+    return parse_scores(text, str(path))
+
+
+def parse_scores(text: str, source: str) -> ScoreSummary:
+    """A summary from its JSON; ``source`` names it in errors. Raises RecordError in one line."""
+    try:
+        return ScoreSummary.model_validate(json.loads(text))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "scores"
-        raise RecordError(f"{path} is no summary of scores: {where}: {first['msg']}; run it again") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"cannot read the scores {path}: {error}; run it again") from None
+        raise RecordError(f"{source} is no summary of scores: {where}: {first['msg']}; run it again") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"cannot read the scores {source}: {error}; run it again") from None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prunebench.leaderboard import paper_figures
+from prunebench.leaderboard.comparisons import rounded
 from prunebench.leaderboard.record import COUNTED, Phase, Record
 
 REFERENCES = ("content_knn", "popular", "sasrec")
@@ -281,8 +282,8 @@ def _score(row: Row, protocol: str, name: str) -> str:
 
 
 def figure(value: float) -> str:
-    """Four decimals without the leading 0: ``.0181``."""
-    return f"{value:.4f}".removeprefix("0")
+    """Four decimals without the leading 0: ``.0181``; the same for figures that differ in their last bits only."""
+    return f"{rounded(value):.4f}".removeprefix("0")
 
 
 def duration(seconds: float | None) -> str:

@@ -145,6 +145,20 @@ class HasDiagnostics(Protocol):
 
 
 @runtime_checkable
+class HasTargetLosses(Protocol):
+    """A trained recommender that can say how likely it finds an item to be a user's next one."""
+
+    def target_losses(
+        self, users: NDArray[np.int64], histories: Sequences, targets: NDArray[np.int32], runtime: Runtime
+    ) -> Float32:
+        """−log P(target | history) of each row in nats, float32 [n]: Eq. 1 of the paper, summed over the answer's tokens.
+
+        Histories are read as in ``recommend``; a user with several targets has as many rows.
+        """
+        ...
+
+
+@runtime_checkable
 class Backbone(Protocol):
     """What is fine-tuned on the selected samples. Built by the harness as ``Backbone(config, resources)``."""
 
@@ -171,6 +185,10 @@ class Backbone(Protocol):
 
         ``folder`` is scratch space: what lay there at the last ``runtime.saved()`` survives a kill, to the byte, and
         nothing else does; a checkpoint found there is continued.
+
+        A run may have several processes. One with ``joint = True`` is then called so in all of them, for each to do its
+        share with ``runtime.team`` and the leader to write; so is its ``recommend``, each for users of its own. Any other
+        backbone works in the first process alone.
         """
         ...
 

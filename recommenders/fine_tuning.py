@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from prunebench.recommenders.base import Config, FitReport, RecommenderError
+from prunebench.recommenders.distributed import Team
 from prunebench.recommenders.runtime import Runtime
 
 STATE = "trainer_state.json"
@@ -100,6 +101,35 @@ class EpochOrder(Sampler[int]):
         return epochs * size + len(last), int(epochs * self._lengths.sum() + self._lengths[last].sum())
 
 
+class Shares(Sampler[list[int]]):
+    """This process's micro-batches: its share of every optimiser step, cut into as many pieces as everyone else's.
+
+    All processes together see the same steps as one alone. A piece is empty where a step has fewer samples than there
+    are pieces.
+    """
+
+    def __init__(self, order: EpochOrder, config: TrainingConfig, team: Team) -> None:
+        self._order, self._config, self._team, self._epoch = order, config, team, 0
+        self.pieces = self._cut(config.batch)
+        """Of a whole step."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def _cut(self, size: int) -> int:
+        return -(-size // (self._team.size * self._config.micro_batch))
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self._order), self._config.batch)
+        return whole * self.pieces + self._cut(rest)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._order.order(self._epoch)
+        for step in np.split(order, np.arange(self._config.batch, len(order), self._config.batch)):
+            for piece in np.array_split(step[self._team.mine], self._cut(len(step))):
+                yield piece.tolist()
+
+
 @contextmanager
 def global_generators_kept() -> Iterator[None]:
     """Trainer, dropout and peft draw from global generators; give them back as they were."""
@@ -130,7 +160,8 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime, folder: Path) ->
 
     Candidates are step 0 and every ``eval_every`` optimiser steps; the lowest stop loss wins (without stop users, the
     last step). ``folder`` keeps checkpoints; an interrupted run continues from the last. Draws from the global
-    generators (dropout); wrap it in ``global_generators_kept``.
+    generators (dropout); wrap it in ``global_generators_kept``. The processes of a team take the same steps as one
+    alone, on a share of the samples each; only what dropout draws depends on their number.
     Raises RecommenderError if training left the weights as they were, or the stop loss is not finite.
     """
     model, stopping = task.model, task.stop_loss is not None
@@ -138,14 +169,15 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime, folder: Path) ->
     order = EpochOrder(task.lengths, config.batch, runtime)
     zero = task.stop_loss() if task.stop_loss else 0.0
     watch = _Watch(config, runtime, initial, zero)
-    trainer = _trainer(task, order, watch, config, runtime, folder)
-    checkpoint = _last_checkpoint(folder)
-    state = TrainerState.load_from_json(str(checkpoint / STATE)) if checkpoint else trainer.state
+    checkpoint = runtime.team.agreed(_last_checkpoint(folder))
+    state = TrainerState.load_from_json(str(checkpoint / STATE)) if checkpoint else TrainerState()
     if checkpoint and (state.global_step >= config.max_steps or (stopping and exhausted(state, config.patience))):
         restore_weights(model, task.read(checkpoint))
     else:
         forward = model.forward
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with runtime.team.environment():
+            trainer = _trainer(task, order, watch, config, runtime, folder)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         # Accelerate leaves its autocast on the model: it would not compute what the saved one does.
         model.forward, state = forward, trainer.state
     model.eval()
@@ -178,19 +210,34 @@ class _Positions(Dataset):
         return position
 
 
+class _Loader(DataLoader):
+    """Shares as they are: the Trainer would deal them out once more."""
+
+    def set_epoch(self, epoch: int) -> None:
+        cast(Shares, self.batch_sampler).set_epoch(epoch)
+
+
 class _OrderedTrainer(Trainer):
-    """The Trainer with our data order, T5's schedule, and the stop loss for its evaluation."""
+    """The Trainer with our data order and shares, T5's schedule, and the stop loss for its evaluation."""
 
     def __init__(
         self,
         *args: Any,
         order: EpochOrder,
+        shares: Shares | None,
         stop_loss: Callable[[], float] | None,
         constant_steps: int | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._order, self._stop_loss, self._constant_steps = order, stop_loss, constant_steps
+        self._order, self._shares = order, shares
+        self._stop_loss, self._constant_steps = stop_loss, constant_steps
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self._shares is None:
+            return super().get_train_dataloader()
+        pinned = self.args.dataloader_pin_memory
+        return _Loader(self.train_dataset, batch_sampler=self._shares, collate_fn=self.data_collator, pin_memory=pinned)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._order
@@ -234,6 +281,9 @@ class _Watch(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._runtime.team.wait()  # each process has put its generators beside the weights
+        if not self._runtime.team.leads:
+            return
         self._runtime.saved()
         for path in Path(args.output_dir).glob("checkpoint-*"):  # only now: a kill must find the last one or this one
             if path.name not in {f"checkpoint-{step}" for step in (state.global_step, state.best_global_step)}:
@@ -253,13 +303,14 @@ def exhausted(state: Any, patience: int) -> bool:
 def _trainer(
     task: Task, order: EpochOrder, watch: _Watch, config: TrainingConfig, runtime: Runtime, folder: Path
 ) -> _OrderedTrainer:
-    on_cpu, stopping = runtime.device.type == "cpu", task.stop_loss is not None
+    on_cpu, stopping, team = runtime.device.type == "cpu", task.stop_loss is not None, runtime.team
+    shares = Shares(order, config, team) if team.size > 1 else None
     as_t5 = config.schedule == "inverse_sqrt"
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=config.batch // config.micro_batch,
+        gradient_accumulation_steps=shares.pieces if shares else config.batch // config.micro_batch,
         learning_rate=config.lr,
         lr_scheduler_type=config.schedule,
         warmup_steps=0 if as_t5 else config.warmup_steps,
@@ -273,12 +324,15 @@ def _trainer(
         greater_is_better=False,
         logging_strategy="no",
         report_to="none",
+        log_level_replica="passive",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=not on_cpu,
-        seed=runtime.derive("dropout") % 2**32,
+        seed=runtime.derive("dropout", *([] if team.leads else [team.rank])) % 2**32,
         use_cpu=on_cpu,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         bf16=task.precision == "bf16",
         fp16=task.precision in ("fp16", "int8"),
         **({"optim": task.optimizer} if task.optimizer else {}),
@@ -287,7 +341,9 @@ def _trainer(
     arguments._n_gpu = min(1, arguments.n_gpu)
 
     def collate(positions: list[int]) -> dict[str, Any]:
-        return task.collate(np.array(positions, np.int64))
+        inputs = task.collate(np.array(positions or [0], np.int64))
+        # Every process must take part in every pass: one without a sample left counts none of another's tokens.
+        return inputs if positions else {**inputs, "labels": torch.full_like(inputs["labels"], -100)}
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
         # The mean over the counted tokens of the whole optimiser step, however it is cut into micro-batches.
@@ -302,6 +358,7 @@ def _trainer(
         compute_loss_func=loss,
         callbacks=[watch],
         order=order,
+        shares=shares,
         stop_loss=task.stop_loss,
         constant_steps=max(1, config.warmup_steps) if as_t5 else None,
     )

@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from prunebench.recommenders.distributed import ALONE, Team
+
 T = TypeVar("T")
 
 
@@ -33,6 +35,7 @@ class Runtime:
     random draw anywhere never changes another. ``report(done, total, what)`` receives progress; ``cancelled()`` is polled;
     ``saved()`` is to be called after a checkpoint was written, so that neither it nor the time up to it is lost to a kill;
     a file written since then is, and one vouched for must not be written again: remove it after the next one is saved.
+    ``team``: the processes that do this together; what it calls the leader writes all files.
     """
 
     seed: int = 0
@@ -40,6 +43,7 @@ class Runtime:
     report: Callable[[int, int | None, str], None] = _quiet
     cancelled: Callable[[], bool] = bool
     saved: Callable[[], None] = _nothing
+    team: Team = ALONE
 
     def derive(self, *purpose: str | int) -> int:
         """A 63-bit seed that depends on the base seed and on the purpose's name only."""

@@ -229,11 +229,12 @@ def _attempt(job: Job, log: Path, at: int | None) -> None:
 
     import torch
 
-    from prunebench.benchmark import cli, harness
+    from prunebench.benchmark import cli, engines, harness
     from prunebench.benchmark.store import Store
     from prunebench.recommenders import resumable
 
     torch.set_num_threads(job.threads)
+    engines.PROCESSES = multiprocessing.get_context("fork")  # jobs that have their libraries already
     harness.CHUNK = job.chunk
     resumable.in_chunks.__defaults__ = (job.chunk,)
     sys.argv = ["bench", *job.words]

@@ -25,6 +25,7 @@ from prunebench.benchmark import cli
 MODULES = (
     "options",
     "studies",
+    "reproduce",
     "tables",
     "cells",
     "datasets",

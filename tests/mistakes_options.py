@@ -230,4 +230,15 @@ FILES = [
     _file("not a number in a file", "c.toml", "[backbone]\nlr = nan", "backbone bigrec: lr = nan", "finite number"),
 ]
 
-CASES: list[Mistake] = [*NAMES, *BUDGETS, *SEEDS, *SETTINGS, *FILES]
+TORCHRUN = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+TORCHRUN |= {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+LAUNCHED = [
+    Mistake(
+        "`torchrun` before a command that is one process's",
+        ("survey",),
+        ("bench survey is for one process", "start it without torchrun or accelerate launch"),
+        environment=TORCHRUN,
+    )
+]
+
+CASES: list[Mistake] = [*NAMES, *BUDGETS, *SEEDS, *SETTINGS, *FILES, *LAUNCHED]

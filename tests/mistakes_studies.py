@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from counted import install_counted
 from mistakes import Mistake
@@ -25,6 +28,16 @@ def _study(content: str, name: str = "study.toml") -> Callable[[Path], None]:
 def _recorded(folder: Path) -> None:
     _study(SMALL)(folder)
     assert Mistake("", SWEEP, ()).make(folder).code == 0
+
+
+@contextmanager
+def _without_ray() -> Iterator[None]:
+    """As where the extra is not installed."""
+    package, name = sys.modules["prunebench.benchmark"], "prunebench.benchmark.ray_engine"
+    with mock.patch.dict(sys.modules, {"ray": None}), mock.patch.dict(vars(package)):  # type: ignore[dict-item]
+        sys.modules.pop(name, None)
+        vars(package).pop("ray_engine", None)
+        yield
 
 
 def _wrong(case: str, content: str, *said: str) -> Mistake:
@@ -77,5 +90,30 @@ CASES = [
         (*SWEEP, "--on-exists", "never"),
         ("study study: 1 of 1 runs are recorded already", "leave out --on-exists never"),
         given=_recorded,
+    ),
+    Mistake(
+        "a cluster's address for an engine that has none",
+        (*SWEEP, "--address", "auto"),
+        ("--address is for --engine ray",),
+        given=_study(SMALL),
+    ),
+    Mistake(
+        "the engine Ray without Ray",
+        (*SWEEP, "--engine", "ray"),
+        ("--engine ray needs Ray, which is not installed: pip install 'prunebench[ray]'",),
+        given=_study(SMALL),
+        world=_without_ray,
+    ),
+    Mistake(
+        "an address that is none",
+        (*SWEEP, "--engine", "ray", "--address", "head"),
+        ("--address head: give auto, or HOST:PORT",),
+        given=_study(SMALL),
+    ),
+    Mistake(
+        "an address where no cluster is",
+        (*SWEEP, "--engine", "ray", "--address", "127.0.0.1:1"),
+        ("--address 127.0.0.1:1: nobody answers there", "start a cluster with `ray start --head`"),
+        given=_study(SMALL),
     ),
 ]

@@ -12,7 +12,7 @@ import pytest
 from board_world import USERS, run, runs
 from scipy import stats
 
-from prunebench.leaderboard.board import Board, BoardRow, BoardTable, make_board, read_board
+from prunebench.leaderboard.board import FORMAT, Board, BoardRow, BoardTable, make_board, read_board
 from prunebench.leaderboard.comparisons import Difference, Figure
 from prunebench.leaderboard.exports import board_json
 from prunebench.leaderboard.per_user import read_per_user
@@ -195,8 +195,14 @@ def test_runs_that_cannot_stand_together_are_refused() -> None:
     [
         ("{", "no JSON"),
         ("[]", "no board"),
-        ('{"format": 99}', "format 99, newer than the 1 read here: update"),
-        (json.dumps({"format": 1, "dataset": None, "split": "test", "resamples": 1, "tables": [1]}), "tables.0"),
+        ('{"format": 99}', f"format 99, newer than the {FORMAT} read here: update"),
+        ('{"format": 1}', f"format 1, older than the {FORMAT} of today; write it anew: bench leaderboard build"),
+        (
+            json.dumps(
+                {"format": FORMAT, "dataset": None, "split": "test", "resamples": 1, "pictures": True, "tables": [1]}
+            ),
+            "tables.0",
+        ),
     ],
 )
 def test_what_is_no_board_is_refused_in_one_line(text: str, message: str) -> None:

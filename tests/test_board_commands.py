@@ -72,7 +72,7 @@ def test_check_names_the_file_and_row_of_a_changed_digit(bench: Bench, tmp_path:
     code, out, err = bench("check")
     assert (code, out) == (2, "")
     assert f"{name}, line " in err
-    assert "(good on bigrec" in err
+    assert ("(good)" if name.endswith(".tex") else "(good on bigrec") in err
     assert err.count("\n") == 1
     path.unlink()
     code, out, err = bench("check")

@@ -24,7 +24,7 @@ PROTOCOLS = {
 }
 OPTIONAL = (
     *(base.HasEffort, base.HasUserVectors, base.HasTokenErrors, base.HasAlignment),
-    *(base.RanksUsers, base.HasDiagnostics),
+    *(base.RanksUsers, base.HasDiagnostics, base.HasTargetLosses),
 )
 
 

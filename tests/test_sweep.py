@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -9,16 +10,15 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from counted import PLUGIN, install_counted, tiny
-from crashes import PRELOAD, Job, Undisturbed, check_same, check_tidy, fresh, processes, records, run_undisturbed
-from crashes import finish as finish_job
-from crashes import start as start_job
+from counted import PLUGIN, install_counted
+from crashes import PRELOAD, check_same, check_tidy, processes, records
 from forked_bench import Trap, bench
 from mistakes import Answer, ask
+from rich.console import Console
 
 from prunebench.benchmark import engines, sweep
 
@@ -184,37 +184,49 @@ def test_ctrl_c_and_the_same_command_goes_on(swept: tuple[Path, Answer], tmp_pat
     same(folder, swept[0])
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs a fork server and /proc")
-    folder = given(tmp_path_factory.mktemp("whole"), STUDY)
-    return run_undisturbed(Job(("sweep", str(folder / "s.toml")), folder / "undisturbed"), tiny())
+def test_the_plan_tells_runs_apart_by_settings_they_use(tmp_path: Path) -> None:
+    study = HEAD.replace('["counted"]', '["counted", "popular"]') + 'methods = ["newest", "random"]\nbudgets = [0, 5]\n'
+    study += '[settings]\n"counted.smoothing" = 1\n[vary]\n"newest.broken" = ["", "few"]\n'
+    study += '[[include]]\nmethod = "random"\nbackbone = "counted"\nbudget = 5\n"counted.smoothing" = 2\n'
+    answer = ask(given(tmp_path, study), (*SWEEP, "--plan"), {"COLUMNS": "80"})
+    cells = [[cell for cell in line.split("  ") if cell] for line in answer.out.splitlines() if " of 1" in line]
+    assert [[cell.strip() for cell in row] for row in cells] == [
+        ["–", "counted", "0", "0", "0 of 1"],
+        ["newest", "counted", "5", 'method.broken=""', "0", "0 of 1"],
+        ["newest", "counted", "5", 'method.broken="few"', "0", "0 of 1"],
+        ["random", "counted", "5", "backbone.smoothing=1", "0", "0 of 1"],
+        ["–", "popular", "0", "0", "0 of 1"],
+        ["random", "counted", "5", "backbone.smoothing=2", "0", "0 of 1"],
+    ], answer.out
+    facts = json.loads(ask(tmp_path, (*SWEEP, "--plan", "--json")).out)
+    assert [run["settings"] for run in facts["runs"] if run["method"] == "none"] == [{"backbone.smoothing": 1}, {}]
 
 
-def test_killed_at_any_change_of_a_file(
-    whole: Undisturbed, tmp_path: Path, kills: int, rng: np.random.Generator
-) -> None:
-    for at in sorted(rng.choice(whole.changes, min(kills, whole.changes), replace=False) + 1):
-        print(f"at change {at} of {whole.changes}")
-        with fresh(tmp_path / "home", whole.dataset) as home:
-            job = whole.job.at(home)
-            attempt = start_job(job, at)
-            assert attempt.wait() == -9, attempt.said
-            assert "damaged" not in finish_job(job)
-            check_same(home, whole.job.home)
+def test_progress_keeps_to_its_lines_however_narrow_the_terminal() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=50)
+    todo: Any = [SimpleNamespace(number=number, words=f"run {number}") for number in (1, 2, 3)]
+    progress = sweep.Progressing(console, todo, 2, alone=False)
+    for job in (0, 1):
+        progress.started(job, todo[job])
+    progress.stage(0, "fine-tuning: steps that have a [/b] name and go on, 1,000 of 4,000")
+    progress.ended(todo[1], sweep.Ended(2, "abc"))
+    shown = [
+        "".join(part.text for part in line).rstrip() for line in console.render_lines(progress._live.get_renderable())
+    ]
+    assert [line[:11] for line in shown] == ["runs ━━━━━━", "job 1 fine-", "job 2 waits", ""]
+    assert all(len(line) <= 50 for line in shown)
+    assert "[/b]" in shown[1]
+    assert "…" in shown[1]
 
 
-def test_killed_again_and_again_until_it_ends(
-    whole: Undisturbed, tmp_path: Path, kills: int, rng: np.random.Generator
-) -> None:
-    with fresh(tmp_path / "home", whole.dataset) as home:
-        job = whole.job.at(home)
-        for _ in range(kills):
-            attempt = start_job(job)
-            if attempt.wait(rng.uniform(0, whole.lasts_s)) is not None:
-                assert attempt.process.exitcode == 0, attempt.said
-                break
-            attempt.kill()
-        finish_job(job)
-        check_same(home, whole.job.home)
+def test_what_processes_print_comes_line_by_line(swept: tuple[Path, Answer], tmp_path: Path, forked: None) -> None:
+    prints = PLUGIN.replace(
+        'print("fitting', 'import os\n        os.write(2, b"half a ")\n        print("line\\n\\nfitting'
+    )
+    folder = given(tmp_path, f'{HEAD}methods = ["random"]\nbudgets = [5]\nseeds = [0, 1]\n', prints)
+    answer = ask(folder, (*SWEEP, "--jobs", "2"))
+    assert sorted(line for line in answer.err.splitlines() if "half a" in line) == [
+        "  job 1: half a line",
+        "  job 2: half a line",
+    ]
+    assert answer.err.count("fitting, on standard output") == 2

@@ -41,7 +41,7 @@ from prunebench.recommenders.bigrec.model import (
     window,
 )
 from prunebench.recommenders.bigrec.prompts import PromptBuilder, Prompts, choose_template
-from prunebench.recommenders.bigrec.readings import token_errors, user_vectors
+from prunebench.recommenders.bigrec.readings import answer_losses, token_errors, user_vectors
 from prunebench.recommenders.bigrec.training import train
 from prunebench.recommenders.fine_tuning import global_generators_kept
 from prunebench.recommenders.gradients import gradient_norms
@@ -59,6 +59,7 @@ class BIGRec:
     Config, PRESETS = BIGRecConfig, PRESETS
     version = 1
     uses_samples = True
+    joint = True
     reads = ("titles", "samples", "stop")
 
     def __init__(self, config: BIGRecConfig, resources: Resources) -> None:
@@ -141,7 +142,8 @@ class BIGRec:
             stopping = builder.with_answers(stop.histories, first, "answer")
             folder.mkdir(parents=True, exist_ok=True)
             report = train(model, prompts, stopping, self.config, runtime, folder)
-            _check_reload(model, prompts, folder / "adapter", runtime)
+            if runtime.team.leads:
+                _check_reload(model, prompts, folder / "adapter", runtime)
         return FittedBIGRec(self, model, builder, report)
 
     @global_generators_kept()
@@ -240,6 +242,14 @@ class FittedBIGRec:
         vectors = self.backbone.embed(self.model, [title for titles in written for title in titles], runtime)
         queries = vectors.reshape(len(written), self.backbone.config.ground_beams, vectors.shape[1])
         return self.backbone.grounding(self.model, runtime).rank(queries, depth, runtime)
+
+    def target_losses(
+        self, users: NDArray[np.int64], histories: Sequences, targets: NDArray[np.int32], runtime: Runtime
+    ) -> Float32:
+        """−log P of the tokens of each target's title, its end included, after the prompt ``recommend`` continues."""
+        config = self.backbone.config
+        prompts = self.builder.with_answers(histories, targets, "answer", config.max_new_tokens)
+        return answer_losses(self.model, prompts, config.batch_tokens, runtime)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -206,15 +206,16 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 
 
 @torch.inference_mode()
-def mean_token_loss(model: Any, prompts: Prompts, batch_tokens: int, device: torch.device) -> float:
-    """−log P per counted token over all prompts, in evaluation mode."""
+def mean_token_loss(model: Any, prompts: Prompts, batch_tokens: int, runtime: Runtime) -> float:
+    """−log P per counted token over all prompts, in evaluation mode; each process of the team takes its share."""
     training = model.training
     model.eval()
-    total, count = 0.0, 0
-    for positions in prompts.batches(batch_tokens):
-        losses, counts = sample_losses(model, prompts.batch(positions).to(device))
+    total, count = 0.0, 0.0
+    for positions in list(prompts.batches(batch_tokens))[runtime.team.mine]:
+        losses, counts = sample_losses(model, prompts.batch(positions).to(runtime.device))
         total, count = total + float(losses.double().sum()), count + int(counts.sum())
     model.train(training)
+    total, count = runtime.team.total(total, count)
     return total / max(count, 1)
 
 

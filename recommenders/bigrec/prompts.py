@@ -232,13 +232,17 @@ class PromptBuilder:
             raise RecommenderError(f"the template's end {template.end!r} is {len(end)} tokens; it must be one")
         self.end_token: int = end[0]
 
-    def with_answers(self, histories: Sequences, targets: NDArray[np.int32], loss_on: str) -> Prompts:
-        """Prompts with their answers (title and end token). ``loss_on``: the tokens counted, "answer" or "all"."""
+    def with_answers(self, histories: Sequences, targets: NDArray[np.int32], loss_on: str, reserve: int = 0) -> Prompts:
+        """Prompts with their answers (title and end token). ``loss_on``: the tokens counted, "answer" or "all".
+
+        ``reserve``: tokens of the cutoff left for the answer where it has fewer, as in ``without_answers``.
+        """
         pieces = self._piece_of_item[targets]
         lengths = self._pieces.lengths[pieces] + 1
         answers = np.stack([pieces, np.full(len(pieces), self._end, np.int32)], 1).reshape(-1)
         tail = Sequences.from_flat(answers, np.full(len(pieces), 2))
-        return Prompts(self._pieces, self._frames(histories, lengths).join(tail), lengths, self._pad, loss_on)
+        frames = self._frames(histories, np.maximum(lengths, reserve))
+        return Prompts(self._pieces, frames.join(tail), lengths, self._pad, loss_on)
 
     def without_answers(self, histories: Sequences, reserve: int) -> Prompts:
         """Prompts to be continued; ``reserve`` tokens of the cutoff are left for the answer."""

@@ -1,4 +1,4 @@
-"""What the LLM makes of users and samples before any fine-tuning: vectors of texts, errors per token."""
+"""What the LLM makes of users and samples: vectors of texts, errors per token, losses of answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prunebench.datasets.schema import Sequences
 from prunebench.recommenders.base import Float32
-from prunebench.recommenders.bigrec.model import embed_texts, model_inputs
+from prunebench.recommenders.bigrec.model import embed_texts, model_inputs, sample_losses
 from prunebench.recommenders.bigrec.prompts import IGNORED, Batch, Prompts
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.user_texts import user_texts
@@ -57,3 +57,15 @@ def mean_errors(model: Any, batch: Batch) -> torch.Tensor:
     error = logits.float().softmax(-1)
     error.scatter_add_(-1, targets.clamp_min(0)[..., None], error.new_full((*targets.shape, 1), -1.0))
     return (error.norm(dim=-1) * counted).sum(1) / counted.sum(1).clamp_min(1)
+
+
+@torch.inference_mode()
+def answer_losses(model: Any, prompts: Prompts, batch_tokens: int, runtime: Runtime) -> Float32:
+    """−Σ log P over each prompt's counted tokens, float32 [n], in batches of like length."""
+    losses, done = np.empty(len(prompts), np.float32), 0
+    for positions in prompts.batches(batch_tokens):
+        runtime.checkpoint()
+        losses[positions] = sample_losses(model, prompts.batch(positions).to(runtime.device))[0].cpu().numpy()
+        done += len(positions)
+        runtime.report(done, len(prompts), "losses of answers")
+    return losses

@@ -28,7 +28,7 @@ def train(
         return {**model_inputs(model, batch, batch.loss_columns + 1), "labels": batch.labels}
 
     def stop_loss() -> float:
-        return mean_token_loss(model, stop, config.batch_tokens, runtime.device)
+        return mean_token_loss(model, stop, config.batch_tokens, runtime)
 
     def read(folder: Path) -> dict[str, torch.Tensor]:
         saved = load_file(folder / "adapter_model.safetensors")

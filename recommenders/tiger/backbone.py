@@ -19,7 +19,7 @@ from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.tiger.beams import invalid_rate, rank_all, rank_items
 from prunebench.recommenders.tiger.config import STAGE_KEYS, TIGERConfig
 from prunebench.recommenders.tiger.effort import efforts
-from prunebench.recommenders.tiger.model import new_model, spell
+from prunebench.recommenders.tiger.model import answer_losses, new_model, spell
 from prunebench.recommenders.tiger.semantic_ids import SemanticIDs
 from prunebench.recommenders.tiger.training import read_model, train
 from prunebench.recommenders.tiger.trie import Trie
@@ -36,6 +36,7 @@ class TIGER:
     Config = TIGERConfig
     version = 1
     uses_samples = True
+    joint = True
     reads = ("titles", "samples", "stop")
 
     def __init__(self, config: TIGERConfig, resources: Resources) -> None:
@@ -145,6 +146,14 @@ class FittedTIGER:
             return rank_all(self.model, self.trie, spelt, depth, config.batch_beams, runtime)
         beams = np.maximum(depth, config.beams)
         return rank_items(self.model, self.trie, spelt, beams, config.batch_beams, runtime)
+
+    def target_losses(
+        self, users: NDArray[np.int64], histories: Sequences, targets: NDArray[np.int32], runtime: Runtime
+    ) -> Float32:
+        """−log P of each target's codes, over all tokens: nothing keeps them to IDs that exist."""
+        config = self.backbone.config
+        spelt = spell(self.backbone.ids, histories, config, targets, users)
+        return answer_losses(self.model, spelt, config.batch_tokens, runtime)
 
     def diagnose(
         self, users: NDArray[np.int64], histories: Sequences, runtime: Runtime

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from prunebench.datasets.schema import Sequences
+from prunebench.recommenders.base import Float32
 from prunebench.recommenders.batching import length_batches, pad_left
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.tiger.config import TIGERConfig
@@ -122,3 +123,16 @@ def batch_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], decoder_input_ids=started(labels)
     ).logits
     return sample_losses(logits, labels)
+
+
+@torch.inference_mode()
+def answer_losses(model: Any, spelt: Spelt, batch_tokens: int, runtime: Runtime) -> Float32:
+    """``batch_losses`` of all samples, float32 [n], in batches of like length of at most ``batch_tokens`` a side."""
+    assert spelt.answers is not None
+    losses, done = np.empty(len(spelt), np.float32), 0
+    for positions in spelt.batches(max(1, batch_tokens // spelt.answers.shape[1]), batch_tokens):
+        runtime.checkpoint()
+        losses[positions] = batch_losses(model, spelt.batch(positions, runtime.device)).cpu().numpy()
+        done += len(positions)
+        runtime.report(done, len(spelt), "losses of answers")
+    return losses

@@ -13,6 +13,7 @@ from transformers import T5ForConditionalGeneration
 
 from prunebench.recommenders import fine_tuning
 from prunebench.recommenders.base import FitReport, RecommenderError
+from prunebench.recommenders.distributed import Team
 from prunebench.recommenders.runtime import Runtime
 from prunebench.recommenders.tiger.config import TIGERConfig
 from prunebench.recommenders.tiger.model import Spelt, batch_losses, sample_losses, started
@@ -38,28 +39,29 @@ def train(model: Any, samples: Spelt, stop: Spelt, config: TIGERConfig, runtime:
         samples.lengths,
         collate,
         lambda outputs, labels: sample_losses(outputs.logits, labels).sum(),
-        (lambda: mean_code_loss(model, stop, config.batch_tokens)) if len(stop) else None,
+        (lambda: mean_code_loss(model, stop, config.batch_tokens, runtime.team)) if len(stop) else None,
         read,
         config.precision,
         {"adafactor": "adafactor", "adamw": None}[config.optimizer],
     )
     report = fine_tuning.train(task, config, runtime, folder)
-    _check_reload(model, samples, folder / "model")
+    if runtime.team.leads:
+        _check_reload(model, samples, folder / "model")
     return report
 
 
 @torch.inference_mode()
-def mean_code_loss(model: Any, spelt: Spelt, batch_tokens: int) -> float:
-    """−log P per code of all answers, in evaluation mode."""
+def mean_code_loss(model: Any, spelt: Spelt, batch_tokens: int, team: Team) -> float:
+    """−log P per code of all answers, in evaluation mode; each process of the team takes its share."""
     assert spelt.answers is not None
     training = model.training
     model.eval()
     total = sum(
         float(batch_losses(model, spelt.batch(positions, model.device)).double().sum())
-        for positions in spelt.batches(ROWS, batch_tokens)
+        for positions in spelt.batches(ROWS, batch_tokens)[team.mine]
     )
     model.train(training)
-    return total / max(spelt.answers.size, 1)
+    return team.total(total)[0] / max(spelt.answers.size, 1)
 
 
 @torch.inference_mode()

@@ -1,0 +1,184 @@
+"""`bench reproduce`: the declared studies, runs that are shared and gone on with, pages that are what the records say."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counted import install_counted
+from mistakes import Answer, ask
+from rich.console import Console
+
+from prunebench.benchmark import reproduce
+from prunebench.benchmark.cli_reproduce import NAMES, SCALES
+from prunebench.benchmark.plan import fitting
+from prunebench.benchmark.progress import ConsoleReporter
+from prunebench.benchmark.study import read_study
+from prunebench.benchmark.workbench import Workbench
+from prunebench.leaderboard.reproductions import Wanted
+
+PUBLISHED = Path(__file__).parent.parent / "leaderboard" / "published"
+SIZES = {"mini": 3000, "games": 45774, "microlens-50k": 45000, "book": 88000}
+TABLE_2 = (
+    'methods = ["newest", "random"]\nbackbones = ["counted"]\ndatasets = ["tiny"]\nbudgets = [5]\nseeds = [0, 1]\n'
+)
+FIGURE_5 = TABLE_2.replace("[5]", "[5, 10]").replace("[0, 1]", "[0]") + '\n[[include]]\nmethod = "full"\n'
+RUN = ("reproduce", "table2", "--plugin", "plug.py")
+FIGURE = ("reproduce", "fig5", "--plugin", "plug.py")
+
+
+def rows_of(name: str, scale: str, home: Path) -> list[Wanted]:
+    """The rows that a declared study asks for, without any data set."""
+    bench = Workbench(home, ConsoleReporter(Console(quiet=True)), "cpu")
+    study = read_study(reproduce.STUDIES / f"{name}-{scale}.toml")
+    rows = reproduce.rows_of(bench, study, name)
+    assert {task.method for task in fitting(bench, study, name)} == {task.method for task in rows}
+    return [reproduce._wanted(bench, task, seeds, lambda data: (data, SIZES[data])) for task, seeds in rows.items()]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_is_declared_for_every_name_and_scale(name: str, scale: str, tmp_path: Path) -> None:
+    rows = rows_of(name, scale, tmp_path)
+    assert all(len(row.seeds) == (6 if scale == "mini" else 3) for row in rows)
+    assert {row.dataset for row in rows} <= {"mini"} if scale == "mini" else {row.dataset for row in rows} <= {*SIZES}
+    llms = {row.llm for row in rows if row.backbone == "bigrec"}
+    assert llms == ({"huggyllama/llama-7b"} if scale == "paper" else {"catalogue"})
+    # everything is read against a row of its own data and backbone
+    against = reproduce.NAMED[name].against
+    assert {(row.dataset, row.backbone) for row in rows if row.method == against} == {
+        (row.dataset, row.backbone) for row in rows
+    }
+
+
+def test_the_studies_ask_for_what_the_paper_shows(tmp_path: Path) -> None:
+    def kept(name: str, scale: str = "mini") -> list[tuple[Any, ...]]:
+        return [(row.backbone, row.method, row.budget) for row in rows_of(name, scale, tmp_path)]
+
+    order = ["tf_dcon", "recranker", "ccs", "grand", "el2n", "random", "dealrec"]
+    assert kept("table2") == [(backbone, method, 256) for backbone in ("bigrec", "tiger") for method in order]
+    assert kept("table3") == [("bigrec", "dealrec", 256), ("bigrec", "full", 3000)]
+    assert [row.surrogate for row in rows_of("table4", "mini", tmp_path)] == ["sasrec", "bert4rec", "dcrec", "sasrec"]
+    assert [row.asked for row in rows_of("fig4", "mini", tmp_path)] == [
+        {},
+        {},
+        {"method.use_influence": False},
+        {"method.use_effort": False},
+        {"method.selection": "greedy"},
+        {},
+    ]
+    assert [budget for _, method, budget in kept("fig5") if method == "dealrec"] == [6, 15, 30, 60, 120, 256]
+    assert [budget for _, method, budget in kept("fig5", "paper") if method == "random"] == [92, 229, 458, 1024, 1831]
+    assert [row.asked.get("method.lam") for row in rows_of("fig7", "mini", tmp_path)] == [0.1, 0.3, 0.5, 1, 2, None]
+    weights = {
+        row.dataset: row.config["method"]["lam"]
+        for row in rows_of("table3", "paper", tmp_path)
+        if row.method == "dealrec"
+    }
+    assert weights == {"games": 0.3, "microlens-50k": 1.0, "book": 1.0}
+    (full,) = (row for row in rows_of("table3", "small", tmp_path) if row.method == "full")
+    assert (full.config["backbone"]["max_steps"], full.config["backbone"]["eval_every"]) == (358, 40)
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `tiny` installed and quick studies in place of the declared ones."""
+    studies = tmp_path / "declared"
+    studies.mkdir()
+    (studies / "table2-mini.toml").write_text(TABLE_2)
+    (studies / "fig5-mini.toml").write_text(FIGURE_5)
+    monkeypatch.setattr(reproduce, "STUDIES", studies)
+    install_counted(tmp_path)
+    return tmp_path
+
+
+def pages(folder: Path, words: tuple[str, ...]) -> tuple[Answer, dict[str, bytes]]:
+    answer = ask(folder, (*words, "--out", "out"))
+    return answer, {path.name: path.read_bytes() for path in (folder / "out").glob("*")}
+
+
+def test_it_runs_what_is_missing_and_goes_on(given: Path) -> None:
+    plan = ask(given, (*RUN, "--plan"))
+    assert plan.code == 0
+    assert "4 runs" in plan.out
+    assert "to do: 4 of 4 runs" in plan.out
+    nothing = ask(given, (*RUN, "--no-run"))
+    assert "0 of 4 runs are there" in nothing.out
+    assert not (given / "home" / "runs").exists()
+
+    one = ask(given, (*RUN, "--seeds", "1"))
+    assert one.code == 0, one.err
+    assert "Made by `bench reproduce table2 --scale mini --seeds 1 --plugin plug.py`. All 2 runs are there." in one.out
+    part = ask(given, (*RUN, "--no-run"))
+    assert "2 of 4 runs are there; a dash stands for what is missing." in part.out
+    assert "| counted | newest | 1 of 2 |" in part.out
+
+    whole = ask(given, RUN)
+    assert whole.code == 0
+    assert "All 4 runs are there." in whole.out
+    assert "to do: 2 of 4 runs" in whole.err
+    # another figure makes use of what this one recorded
+    assert "to do: 3 of 5 runs" in ask(given, (*FIGURE, "--plan")).out
+
+
+def test_a_plan_says_what_was_measured_of_the_study_as_it_is(given: Path) -> None:
+    said = (
+        "measured on one core where nothing was there: 18 minutes; table2, fig4, fig5 share runs and take 50 together"
+    )
+    study = reproduce.STUDIES / "fig5-mini.toml"
+    study.write_text(f'plugins = ["{given / "plug.py"}"]\n{FIGURE_5}')
+    assert said in ask(given, ("reproduce", "fig5", "--plan")).out
+    assert "measured" not in ask(given, ("reproduce", "fig5", "--plan", "--seeds", "3")).out
+
+
+def test_the_study_that_it_runs_is_one_for_a_sweep(given: Path) -> None:
+    ask(given, (*RUN, "--seeds", "1"))
+    (study,) = (given / "home" / "studies").iterdir()
+    again = ask(given, ("sweep", str(study), "--json"))
+    assert [row["state"] for row in json.loads(again.out)["runs"]] == ["there", "there"]
+
+
+def test_pages_come_from_any_folder_of_records_and_are_the_same_bytes(given: Path) -> None:
+    answer, first = pages(given, FIGURE)
+    assert answer.code == 0, answer.err
+    assert sorted(first) == ["fig5-dark.svg", "fig5.json", "fig5.md", "fig5.png", "fig5.svg"]
+    (given / "home" / "runs").rename(given / "kept")
+    again, second = pages(given, (*FIGURE, "--records", "kept", "--json"))
+    assert second == first
+    assert again.out.encode() == first["fig5.json"]
+    assert not (given / "home" / "runs").exists()
+    text = first["fig5.md"].decode()
+    assert text.count("<img ") == 1
+    assert "![" not in text
+
+
+def test_a_run_that_fails_leaves_a_page_with_a_gap(given: Path) -> None:
+    study = reproduce.STUDIES / "table2-mini.toml"
+    study.write_text(TABLE_2.replace("[0, 1]", "[0]") + '[vary]\n"newest.broken" = ["few", ""]\n')
+    answer = ask(given, RUN)
+    assert answer.code == 2
+    assert "2 of 3 runs are there" in answer.out
+    assert "| counted | newest | 0 of 1 |" in answer.out
+    assert "1 of 3 runs failed" in answer.err
+
+
+def test_published_pages_are_what_the_records_say(tmp_path: Path) -> None:
+    found = sorted((PUBLISHED / "reproduced").glob("*.json"))
+    if not found:
+        pytest.skip("nothing is published")
+    for path in found:
+        command = json.loads(path.read_text())["command"]
+        words = (*shlex.split(command)[1:], "--records", str(PUBLISHED / "records"), "--out", str(tmp_path / "out"))
+        answer = ask(tmp_path, words)
+        assert answer.code == 0, answer.err
+        for ending in (".md", ".json"):
+            made = (tmp_path / "out" / path.name).with_suffix(ending)
+            assert made.read_bytes() == path.with_suffix(ending).read_bytes(), (
+                f"{path.stem}{ending}: {command} --no-run"
+            )
+        assert {one.name for one in (tmp_path / "out").glob(f"{path.stem}*")} == {
+            one.name for one in path.parent.glob(f"{path.stem}*")
+        }
