@@ -28,8 +28,8 @@ class Crew:
     """Several processes, started by a launcher. The first owns store, console and records.
 
     The others sleep until it calls for them, by way of the launcher's key-value store; a process group exists while work
-    is shared, and no longer. Leaving the ``with`` block tells them that there is no more to do,
-    and raises ConnectionError where another process was lost meanwhile.
+    is shared, and no longer. Leaving the ``with`` block tells them that there is no more to do, and raises
+    ConnectionError where it was left because another process was lost.
     """
 
     def __init__(self, launch: Launch) -> None:

@@ -50,7 +50,7 @@ class Mark(Part):
 class CostChart(Part):
     """Accuracy against total cost per run. ``left_out``: rows without a total, as on mixed hardware, or without a mean.
 
-    ``front``: ids of the marks that no other one beats, cheapest first; see ``front_of`` and ``_rival``.
+    ``front``: ids of the marks that no other one beats, cheapest first; see ``front_of`` and ``_rivals``.
     """
 
     metric: str
@@ -199,13 +199,16 @@ def _labels(table: BoardTable) -> dict[str, str]:
     return {row: label if times[label] == 1 else f"{label} [{row[:6]}]" for row, label in labels.items()}
 
 
-def _rival(row: BoardRow) -> bool:
-    """Whether a row may stand on the front: one of the table's backbone, whose samples no foreign code chose.
+def _rivals(table: BoardTable) -> set[str]:
+    """Ids of the rows that may stand on the front: those of the table's backbone, whose samples no foreign code chose, timed
+    on the hardware that most of them were timed on (among equals, the first rows').
 
-    References answer another question, how good a model can be that is no LLM, and code from elsewhere may have seen what
-    nobody else does.
+    References answer another question, how good a model can be that is no LLM; code from elsewhere may have seen what
+    nobody else does; and seconds of different hardware are not compared.
     """
-    return row.kind != "reference" and not row.foreign
+    rows = [row for row in table.rows if row.kind != "reference" and not row.foreign]
+    most = Counter(tuple(row.hardware) for row in rows if row.costs.total_s is not None).most_common(1)
+    return {row.id for row in rows if most and tuple(row.hardware) == most[0][0]}
 
 
 def _table_charts(table: BoardTable) -> TableCharts:
@@ -220,7 +223,7 @@ def _table_charts(table: BoardTable) -> TableCharts:
 
 
 def _cost_chart(table: BoardTable, labels: dict[str, str], metric: str) -> CostChart:
-    marks = []
+    marks, rivals = [], _rivals(table)
     for row in table.rows:
         one, total = figure_of(row, metric), row.costs.total_s
         if one is None or one.mean is None or total is None:
@@ -236,11 +239,11 @@ def _cost_chart(table: BoardTable, labels: dict[str, str], metric: str) -> CostC
             low=low,
             high=high,
             seeds=one.seeds,
-            rival=_rival(row),
+            rival=row.id in rivals,
         )
         marks.append(mark)
-    rivals = [mark for mark in marks if mark.rival]
-    front = [rivals[at].id for at in front_of([(mark.x, mark.y) for mark in rivals])]
+    running = [mark for mark in marks if mark.rival]
+    front = [running[at].id for at in front_of([(mark.x, mark.y) for mark in running])]
     return CostChart(metric=metric, marks=marks, front=front, left_out=len(table.rows) - len(marks))
 
 

@@ -132,7 +132,7 @@ def _cost(chart: CostChart, name: str, place: str) -> Picture:
     front = [labels[row] for row in chart.front]
     note = [f"{chart.metric}, mean over {_seeds([mark.seeds for mark in chart.marks])}", *_bars(chart.marks)]
     note += ["line and bold names: the Pareto front, which no row beats at its cost or less"] if front else []
-    note += ["hollow: not in the running for it (references, plugins)"] if _others(chart) else []
+    note += ["hollow: not in the running for it (references, plugins, other hardware)"] if _others(chart) else []
     note += [_left_out(chart.left_out, "hardware that differs, or no figure")] if chart.left_out else []
     named = _listed([f"{mark.label} ({figure(mark.y)}, {duration(mark.x)})" for mark in front])
     return Picture(

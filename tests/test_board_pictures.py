@@ -45,7 +45,16 @@ def built(home: Path, **facts: Any) -> Path:
 
 
 def more_budgets(home: Path) -> None:
+    budget: dict[str, Any] = {"budget": 20, "share": 0.2}
+    write_runs(home / "runs", [*runs("good", (0.7,), **budget), *runs("random", (0.4,), **budget)])
+
+
+def test_a_budget_with_few_rows_is_in_the_picture_over_budgets_alone(home: Path) -> None:
     write_runs(home / "runs", runs("good", (0.7,), budget=20, share=0.2))
+    assert {name.removesuffix(".png") for name in plots(built(home)) if name.endswith(".png")} == {
+        *TWO,
+        "a-bigrec-budgets",
+    }
 
 
 def test_real_pictures_are_written_and_shown_below_their_table(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_rows_of_the_backbone_make_the_front_and_all_others_stand_beside() -> No
             *runs("cheap", (0.3, 0.34), **costing(5)),
             *runs("good", (0.6, 0.64), **costing(9)),
             *runs("dear", (0.5, 0.5), **costing(20)),
+            *runs("elsewhere", (0.9, 0.9), **bill(("fit", "fine-tuning", 1.0), device=OTHER)),
             *runs("oracle", (0.95, 0.96), **costing(1), **FOREIGN),
             run("none", 0.99, backbone="popular", llm=None, budget=0, share=0.0, **costing(0.1)),
             run("mixed", 0.9, **bill(("a", "pruning", 1.0)), seeds=Seeds(signal=0, selection=0, finetune=0)),
@@ -76,6 +77,7 @@ def test_rows_of_the_backbone_make_the_front_and_all_others_stand_beside() -> No
         "cheap": True,
         "good": True,
         "dear": True,
+        "elsewhere": False,
         "oracle": False,
         "none": False,
     }

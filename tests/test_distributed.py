@@ -247,6 +247,15 @@ def test_a_mistake_is_told_once(tmp_path: Path, asked: tuple[str, ...], line: st
         assert not second.said
 
 
+def test_what_goes_wrong_in_all_is_told_once(alone: dict[str, Job], tmp_path: Path) -> None:
+    job = beside(alone["tiger"], tmp_path, "fit", "predictions")
+    with launched(replace(job, words=with_settings(job.words, ("backbone.lr=1e30",)))) as (first, second):
+        assert (first.wait(60), second.wait(60)) == (2, 0)
+        assert first.said.splitlines()[-1].startswith("bench: the stop loss became [nan]")
+        assert not second.said
+    assert not list((job.home / "store" / "fit").glob("*"))
+
+
 def test_a_process_elsewhere_says_which_it_is(alone: dict[str, Job], tmp_path: Path) -> None:
     job = beside(alone["tiger"], tmp_path, "fit", "predictions")
     Library(tmp_path / "elsewhere").install(Library(job.home).load("small"))

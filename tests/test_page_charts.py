@@ -139,6 +139,8 @@ def test_every_chart_is_drawn_with_a_summary_and_a_table(show: Show) -> None:
         assert section.locator("details tbody tr").count() == count, name
     assert "mini" not in tab(page, "Overlap").inner_text()
     last = page.locator("section.board").last
+    assert last.get_by_role("tab").count() == 0, "drawn when it comes near the screen"
+    last.locator(".charts").scroll_into_view_if_needed()
     last.get_by_role("tab", name="Overlap").click()
     assert last.get_by_role("tab", name="Accuracy and budget").count() == 0  # one budget
     assert last.locator("figcaption").is_visible()

@@ -85,7 +85,9 @@ def test_any_other_run_does_not(facts: dict[str, Any]) -> None:
 
 
 def test_of_equal_seeds_the_last_counts_and_of_configurations_the_one_with_most_of_them() -> None:
-    old = [run("random", 0.1, seed, config={"backbone": {"old": 1}}, finished="3") for seed in (0, 1)]
+    old = [
+        run("random", 0.1, seed, config={"backbone": {"old": 1}}, finished=when) for seed, when in ((0, "0"), (1, "3"))
+    ]
     new = [run("random", 0.2, seed, config={"backbone": {"new": 1}}, finished="1") for seed in (0, 1, 2)]
     again = run("random", 0.9, 2, config={"backbone": {"new": 1}}, finished="2", run="again")
     found = find([wanted("random")], [again, *old, *new], resamples=200)

@@ -98,7 +98,8 @@ function costSummary(chart, marks, front) {
     `${chart.metric} against the total cost of a run.`,
     `Highest: ${best.label}, ${figure(best.y)} for ${duration(best.x)}.`,
     `On the Pareto front, cheapest first: ${names || "none of those shown"}.`,
-    "Bars: ± one standard deviation over seeds. Hollow: references and plugins, which have no place on the front.",
+    "Bars: ± one standard deviation over seeds.",
+    "Hollow: references, plugins and rows timed on other hardware, which have no place on the front.",
   ];
   if (chart.left_out) parts.push(`Not drawn for want of a total: ${plural(chart.left_out, "row")}.`);
   return parts.join(" ");
@@ -111,6 +112,7 @@ function groupsOf(marks) {
   const found = new Map();
   for (const mark of marks) {
     const pruned = mark.kind === "pruned";
+    if (found.has(groupOfMark(mark)) && !mark.rival) continue; // hollow only where all its marks are
     found.set(groupOfMark(mark), {
       key: groupOfMark(mark),
       name: pruned ? mark.method : KINDS[mark.kind],
