@@ -53,7 +53,7 @@ def test_a_budget_with_few_rows_is_in_the_picture_over_budgets_alone(home: Path)
     write_runs(home / "runs", runs("good", (0.7,), budget=20, share=0.2))
     assert {name.removesuffix(".png") for name in plots(built(home)) if name.endswith(".png")} == {
         *TWO,
-        "a-bigrec-budgets",
+        "a-bigrec-catalogue-budgets",
     }
 
 
