@@ -93,8 +93,8 @@ def _connect(address: str | None, jobs: int, threads: int) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # the libraries of a new process read it as they start
-        os.environ["RAY_worker_niceness"] = "0"  # else behind all else on this machine, and their seconds longer
+        # Libraries read the threads as they start; without niceness 0 workers would stand behind all else on this machine.
+        os.environ |= {"OMP_NUM_THREADS": str(threads), "RAY_worker_niceness": "0"}
         options |= {"num_cpus": jobs * threads, "object_store_memory": OBJECTS_BYTES, "include_dashboard": False}
     elif address != "auto":
         _reach(address)
