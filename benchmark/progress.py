@@ -66,7 +66,7 @@ class ConsoleReporter:
     def _bar(self, name: str) -> Iterator[Report]:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
