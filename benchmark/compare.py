@@ -20,7 +20,7 @@ from prunebench.datasets.schema import DataError
 from prunebench.leaderboard.board import Run
 from prunebench.leaderboard.compared import Bills, Change, Compared, Measured, Shared, Side, compare_runs
 from prunebench.leaderboard.record import RecordError, load_record
-from prunebench.leaderboard.tables import MISSING, duration, figure, memory, percent
+from prunebench.leaderboard.tables import MISSING, duration, figure, memory, percent, signed
 
 _LONGEST = 60
 _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{8,}")
@@ -203,25 +203,19 @@ def _words(side: Side) -> str:
 
 
 def _users(one: Measured) -> list[str]:
-    return [one.metric, figure(one.a), figure(one.b), _signed(one.difference), _interval(one.interval)]
+    return [one.metric, figure(one.a), figure(one.b), signed(one.difference), _interval(one.interval)]
 
 
 def _seeds(one: Measured) -> list[str]:
     over = one.over_seeds
-    return [_signed(over.difference), _interval(over.interval)] if over else [MISSING, MISSING]
-
-
-def _signed(value: float) -> str:
-    """Four decimals with a sign, and without one where all are 0: ``−.0123``."""
-    text = figure(abs(value))
-    return text if float(text) == 0 else ("−" if value < 0 else "+") + text
+    return [signed(over.difference), _interval(over.interval)] if over else [MISSING, MISSING]
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
     if interval is None:
         return MISSING
     low, high = interval
-    return f"{_signed(low)} … {_signed(high)}{'*' if low > 0 or high < 0 else ' '}"
+    return f"{signed(low)} … {signed(high)}{'*' if low > 0 or high < 0 else ' '}"
 
 
 def _times(ratio: float | None) -> str:

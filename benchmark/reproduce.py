@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -143,6 +144,8 @@ def reproduce(
                 f" {', '.join(MINUTES)} share runs and take {TOGETHER} together"
             )
         return
+    if out is not None:
+        _check_writable(out)
     with clean_output() as stream:
         failed = 0
         if not no_run and records is None:
@@ -152,11 +155,21 @@ def reproduce(
                 failed = ended.code if isinstance(ended.code, int) else 1
         before = out / f"{GROUPED}.json" if out is not None else None
         made = page(home, asked, records or home / "runs", device, no_run or records is not None, before)
+        stream.write(_json(made) if as_json else markdown(made, NAMED[asked.name].section))
         if out is not None:
             click.echo(f"{', '.join(write(made, out))} in {out}", err=True)
-        stream.write(_json(made) if as_json else markdown(made, NAMED[asked.name].section))
     if failed:
         raise SystemExit(failed)
+
+
+def _check_writable(out: Path) -> None:
+    """Raise OSError for a folder that nothing can be written to: before the runs, not hours later."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from None
 
 
 def _sweep(

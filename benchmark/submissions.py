@@ -115,9 +115,8 @@ def submit(
 
 
 def _whole(folder: Path) -> Submitted:
-    files = read_folder(folder)
-    read = read_run(folder.name, files)
-    return Submitted(str(folder), folder.name, read, files)
+    files, name = read_folder(folder), folder.absolute().name
+    return Submitted(str(folder), name, read_run(name, files), files)
 
 
 def _declared(one: Submitted, with_paths: bool) -> Files:
@@ -152,6 +151,8 @@ def validate(home: Path, paths: Sequence[Path], dataset_from: str | None, add: P
 
     Raises RecordError after a line per reason where any does not: then nothing is added.
     """
+    if add is not None and (add / RECORD).exists():
+        raise RecordError(f"--add {add} is a run, not a folder of records")
     found: list[Submitted] = []
     refused: dict[str, list[str]] = {}
     with ConsoleReporter(Console(stderr=True)).stage("reading") as report:

@@ -13,12 +13,11 @@ from prunebench.benchmark.plugins import Kind, Registry
 from prunebench.benchmark.recorded import name_of, resolved
 from prunebench.datasets.library import Library
 from prunebench.datasets.schema import RecDataset
+from prunebench.leaderboard import paper_figures
 from prunebench.leaderboard.archive import shown
 from prunebench.leaderboard.record import Record
 from prunebench.leaderboard.truth import Int64, Targets, Truth, truth_of_data, truth_of_runs
 
-PAPER = {"games": "c592d3155173a844"}
-"""Fingerprints of the paper's data sets, as far as they could be had; another data set may not go by their names."""
 _ROOTS = ("selection", "fit", "predictions")
 _PARTS: dict[str, Kind] = {"method": "methods", "backbone": "backbones", "surrogate": "surrogates"}
 
@@ -87,7 +86,7 @@ def truth_of(data: RecDataset) -> Truth:
 def name_faults(record: Record, registry: Registry) -> list[str]:
     """What a run calls itself and its parts, where that is not so."""
     faults = []
-    due = PAPER.get(record.dataset.name)
+    due = paper_figures.FINGERPRINTS.get(record.dataset.name)
     if due not in (None, record.dataset.fingerprint):
         faults.append(
             f"data set {record.dataset.name} is not the paper's (fingerprint {shown(record.dataset.fingerprint)}, not {due}); use another name"

@@ -54,8 +54,10 @@ def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[TextIO]:
     """Yield a new UTF-8 text file to fill; on leaving without an error it appears as ``target`` at once.
 
     After an exception, a kill or a loss of power ``target`` is what it was before, at worst beside a hidden temporary
-    file. Raises DataError where ``target`` exists and ``overwrite`` is false.
+    file. Raises DataError where ``target`` is a folder, or exists and ``overwrite`` is false.
     """
+    if target.is_dir():
+        raise DataError(f"{target} is a folder, and a file of that name is to be written; move it away")
     temporary = _sibling(target)
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:

@@ -28,7 +28,7 @@ from prunebench.leaderboard.comparisons import (
     rounded,
 )
 from prunebench.leaderboard.overlaps import Overlaps, Selections, overlaps
-from prunebench.leaderboard.per_user import PerUser
+from prunebench.leaderboard.per_user import PerUser, metric_names
 from prunebench.leaderboard.record import COUNTED, Part, Phase, Record, RecordError, Seeds, differences
 from prunebench.leaderboard.score_summary import ScoreSummary
 from prunebench.leaderboard.statistics import RESAMPLES
@@ -152,7 +152,7 @@ class BoardTable(Part):
     @property
     def metrics(self) -> list[str]:
         """``R@10``, ``R@20``, ``N@10``, ``N@20``."""
-        return [f"{letter}@{k}" for letter in "RN" for k in self.cutoffs]
+        return metric_names(self.cutoffs)
 
 
 class Board(Part):
@@ -294,7 +294,7 @@ def _table(key: tuple[Any, ...], members: list[tables.Row], runs: dict[str, Run]
         cutoffs=list(paper_figures.cutoffs(dataset)),
         seeds=sorted(seeds, key=_in_order),
         best=figures.best,
-        overlaps=_overlaps([row for row in own if kind_of(row, key) == "pruned" and row["budget"] == budget], runs),
+        overlaps=_overlaps([row for row in own if kind_of(row, key) == "pruned"], runs),
         rows=[_row(row, kind_of(row, key), seeds, runs, figures.rows[row["config_digest"]]) for row in members],
     )
 
@@ -366,7 +366,7 @@ def _facts(run: Run) -> RunFacts:
         seeds=record.seeds,
         command=record.command,
         finished=record.finished,
-        hardware=sorted({device for entry in record.bill if entry.phase in COUNTED for device in entry.devices}),
+        hardware=record.hardware,
         git_commit=record.environment.git_commit,
         record_sha256=run.sha256,
     )

@@ -161,7 +161,7 @@ def charts_of(board: Board) -> Charts:
     return Charts(
         methods=in_colour_order(choosing),
         tables=[_table_charts(table) for table in board.tables],
-        budgets=[chart for _, tables in groupby(board.tables, key=_family) for chart in _budget_charts(list(tables))],
+        budgets=[chart for _, tables in groupby(board.tables, key=family_of) for chart in _budget_charts(list(tables))],
     )
 
 
@@ -268,8 +268,9 @@ def _stages_chart(table: BoardTable, labels: dict[str, str]) -> StagesChart | No
     return StagesChart(rows=rows, left_out=len(table.rows) - len(rows)) if rows else None
 
 
-def _family(table: BoardTable) -> tuple[str, str, str, str, str]:
-    return table.dataset, table.fingerprint, table.split, table.backbone, table.llm or ""
+def family_of(one: BoardTable | BudgetChart) -> tuple[str, str, str, str, str | None]:
+    """What tables that differ in budget alone have in common."""
+    return one.dataset, one.fingerprint, one.split, one.backbone, one.llm
 
 
 def _budget_charts(tables: list[BoardTable]) -> Iterable[BudgetChart]:
@@ -295,7 +296,7 @@ def _budget_charts(tables: list[BoardTable]) -> Iterable[BudgetChart]:
 
 
 def _series(pruned: list[tuple[BoardTable, BoardRow]], metric: str) -> list[BudgetSeries]:
-    """Rows with equal labels belong together; where a budget has two of them, they are told apart by their place."""
+    """Rows, by budget, with equal labels belong together; where a budget has two of them, their place tells them apart."""
     groups: dict[tuple[str, int], list[tuple[str, str, BudgetPoint]]] = defaultdict(list)
     times: Counter[tuple[str, int]] = Counter()
     for table, row in pruned:
@@ -305,17 +306,15 @@ def _series(pruned: list[tuple[BoardTable, BoardRow]], metric: str) -> list[Budg
             continue
         point = BudgetPoint(budget=row.budget, share=row.share, mean=one.mean, sd=one.sd, seeds=one.seeds)
         groups[label, times[label, row.budget]].append((row.id, row.method, point))
-    made = []
-    for (label, place), found in groups.items():
-        found.sort(key=lambda one: one[2].budget)
-        made.append(
-            BudgetSeries(
-                label=label if place == 1 else f"{label} [{place}]",
-                method=found[0][1],
-                ids=[row for row, _, _ in found],
-                points=[point for _, _, point in found],
-            )
+    made = [
+        BudgetSeries(
+            label=label if place == 1 else f"{label} [{place}]",
+            method=found[0][1],
+            ids=[row for row, _, _ in found],
+            points=[point for _, _, point in found],
         )
+        for (label, place), found in groups.items()
+    ]
     return sorted(made, key=lambda one: one.label)
 
 

@@ -211,7 +211,7 @@ def _facts(record: Record) -> dict[Kind, dict[str, Any]]:
         "plugin": {f"plugins.{part}": sha256 for part, sha256 in plugins.items()},
         "version": {**environment.packages, "python": environment.python, "commit": environment.git_commit},
         "environment": {"platform": environment.platform},
-        "hardware": {"hardware": " | ".join(_hardware(record))},
+        "hardware": {"hardware": " | ".join(record.hardware)},
     }
 
 
@@ -221,10 +221,6 @@ def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
     return flat
-
-
-def _hardware(record: Record) -> list[str]:
-    return sorted({device for entry in record.bill if entry.phase in COUNTED for device in entry.devices})
 
 
 # --- what they kept -----------------------------------------------------------------------------------------------------
@@ -351,7 +347,7 @@ def _bills(a: Record, b: Record) -> Bills:
     entries = [_stages(record) for record in (a, b)]
     shared = {entry.hash for entry in a.bill} & {entry.hash for entry in b.bill}
     stages = list(dict.fromkeys([*entries[0], *entries[1]]))
-    hardware = _hardware(a), _hardware(b)
+    hardware = a.hardware, b.hardware
     totals = {name: (getattr(a.totals, name), getattr(b.totals, name)) for name in TOTALS}
     return Bills(
         stages=[

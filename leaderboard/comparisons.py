@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from prunebench.leaderboard.per_user import PerUser
+from prunebench.leaderboard.per_user import PerUser, metric_names
 from prunebench.leaderboard.record import Part, Seeds
 from prunebench.leaderboard.statistics import Comparison, RowSummary, RunValues, analyse, gather, holm
 
@@ -107,16 +107,18 @@ def compare(groups: Sequence[Group], resamples: int, report: Report) -> list[Fig
     families: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for at, group in enumerate(groups):
         families[group.family].append(at)
-    steps = [(at, metric) for tables in families.values() for at in tables for metric in _metrics(groups[at])]
+    steps = [
+        (at, metric) for tables in families.values() for at in tables for metric in metric_names(groups[at].cutoffs)
+    ]
     done = 0
     for tables in families.values():
-        names = dict.fromkeys(metric for at in tables for metric in _metrics(groups[at]))
+        names = dict.fromkeys(metric for at in tables for metric in metric_names(groups[at].cutoffs))
         for metric in names:
             tested = []
             for at in tables:
                 report(done, len(steps), f"{' '.join(groups[at].family)} {metric}")
                 tested.append(_Tested.of(groups[at], metric, resamples))
-                done += metric in _metrics(groups[at])
+                done += metric in metric_names(groups[at].cutoffs)
             to_random = _adjusted([one.to_random for one in tested], chosen=False)
             to_best = _adjusted([one.to_best for one in tested], chosen=True)
             for at, one, randoms, bests in zip(tables, tested, to_random, to_best, strict=True):
@@ -127,10 +129,6 @@ def compare(groups: Sequence[Group], resamples: int, report: Report) -> list[Fig
                     for protocol, figure in figures.items():
                         made[at].rows[member.id].setdefault(protocol, {})[metric] = figure
     return made
-
-
-def _metrics(group: Group) -> list[str]:
-    return [f"{letter}@{k}" for letter in "RN" for k in group.cutoffs]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from prunebench.leaderboard.markdown import (
 )
 from prunebench.leaderboard.page import board_page
 from prunebench.leaderboard.record import Part
-from prunebench.leaderboard.tables import MISSING, duration, figure, percent
+from prunebench.leaderboard.tables import MISSING, duration, percent, spread
 
 Cell = str | int | float | None
 _DIFFERENCE = ("seeds", "difference", "se_users", "by", "p", "holm", "certain")
@@ -175,15 +175,10 @@ def _latex_row(row: BoardRow, table: BoardTable) -> str:
     to_random = lead.to_random if lead else None
     difference = latex(difference_words(to_random))
     cells = [latex(label_of(row, table)), seeds_words(row)]
-    cells += [latex(_score(figure_of(row, metric))) for metric in table.metrics]
+    figures = [figure_of(row, metric) for metric in table.metrics]
+    cells += [latex(spread(one.mean, one.sd) if one else MISSING) for one in figures]
     cells += [rf"\textbf{{{difference}}}" if to_random is not None and to_random.certain else difference]
     return " & ".join([*cells, latex(duration(row.costs.total_s))]) + r" \\"
-
-
-def _score(one: Figure | None) -> str:
-    if one is None or one.mean is None:
-        return MISSING
-    return figure(one.mean) + ("" if one.sd is None else f" ± {figure(one.sd)}")
 
 
 BOARD = "board.json"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunebench.leaderboard.comparisons import REFERENCE, Difference, Figure
-from prunebench.leaderboard.reproduction_layouts import grid, named, plain, signed
+from prunebench.leaderboard.markdown import difference_words
+from prunebench.leaderboard.reproduction_layouts import grid, named, plain
 from prunebench.leaderboard.reproduction_page import Panel
-from prunebench.leaderboard.tables import MISSING, VALIDATION_NOTE, escape, figure
+from prunebench.leaderboard.tables import MISSING, VALIDATION_NOTE, escape, spread
 from prunebench.leaderboard.user_groups import GroupFacts, GroupsRow, UserGroups
 
 NOT_YET = "No groups yet: they need the losses of models fine-tuned on random samples, which this command takes where it runs."
@@ -46,16 +47,11 @@ def _cells(row: GroupsRow, metric: str, groups: Sequence[GroupFacts], words: int
 
 
 def _score(one: Figure | None) -> str:
-    if one is None or one.mean is None:
-        return MISSING
-    return figure(one.mean) + ("" if one.sd is None else f" ± {figure(one.sd)}")
+    return MISSING if one is None else spread(one.mean, one.sd)
 
 
 def _difference(one: Difference | None) -> str:
-    if one is None or one.difference is None:
-        return MISSING
-    interval = "" if one.interval is None else f" [{signed(one.interval[0])}, {signed(one.interval[1])}]"
-    return signed(one.difference) + interval + ("\\*" if one.certain else "")
+    return difference_words(one) + ("\\*" if one is not None and one.certain else "")
 
 
 def _legend(made: UserGroups) -> str:

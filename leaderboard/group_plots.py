@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -15,11 +14,9 @@ from prunebench.leaderboard.charts import in_colour_order
 from prunebench.leaderboard.pictures import BITMAP, DARK
 from prunebench.leaderboard.reproduction_layouts import NAMES
 from prunebench.leaderboard.tables import figure
-from prunebench.leaderboard.themes import THEMES, WIDTH, Theme, plain, saved, sheet, style
+from prunebench.leaderboard.themes import HATCHES, THEMES, WIDTH, Theme, plain, saved, sheet, style
 from prunebench.leaderboard.user_groups import GroupsRow, UserGroups
 
-HATCHES = ("", "////", "....", "xxxx", "----")
-"""Tell apart rows that share a colour: those of one method, and all that no method pruned."""
 COLUMNS = 4
 _PANEL, _BETWEEN, _LINE = 1.8, 0.42, 0.2
 """Inches: a metric's height, what is under it, a line of the legend."""
@@ -31,8 +28,7 @@ def draw(made: UserGroups, ending: str) -> bytes:
     first = [metric for metric in made.metrics if metric.endswith(f"@{made.metrics[0].partition('@')[2]}")]
     looks = _looks(made.rows, theme)
     legend = _LINE * (-(-len(made.rows) // COLUMNS)) + 0.1
-    with style(theme), mpl.rc_context({"hatch.color": theme.background}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with style(theme), mpl.rc_context({"hatch.color": theme.background}):
         paper = sheet(
             theme, f"{made.title}: users by how hard they are", _note(made), legend + len(first) * (_PANEL + _BETWEEN)
         )
@@ -84,7 +80,7 @@ def _note(made: UserGroups) -> str:
 
 
 def _looks(rows: Sequence[GroupsRow], theme: Theme) -> list[tuple[str, str]]:
-    """Colour and hatch of each row."""
+    """Colour and hatch of each row: rows of one method share a colour, as do all that no method pruned."""
     pruned = {row.method for row in rows if row.kind == "pruned"}
     methods = in_colour_order(pruned)
     seen: dict[str, int] = {}

@@ -19,6 +19,8 @@ from prunebench.leaderboard.tables import (
     figure,
     memory,
     percent,
+    signed,
+    spread,
 )
 
 WORDS = ("method", "backbone", "metric", "against", "hardware")
@@ -39,18 +41,13 @@ def difference_words(one: Difference | None) -> str:
     """``+.0107 [+.0044, +.0169]``; without the interval where one seed says nothing of it; a dash for none."""
     if one is None or one.difference is None:
         return MISSING
-    beside = "" if one.interval is None else f" [{_signed(one.interval[0])}, {_signed(one.interval[1])}]"
-    return _signed(one.difference) + beside
+    beside = "" if one.interval is None else f" [{signed(one.interval[0])}, {signed(one.interval[1])}]"
+    return signed(one.difference) + beside
 
 
 def seeds_words(row: BoardRow) -> str:
     """``3``, or ``1 of 3`` where other rows have seeds that this one lacks."""
     return f"{len(row.runs)} of {len(row.runs) + len(row.lacks)}" if row.lacks else str(len(row.runs))
-
-
-def _signed(value: float) -> str:
-    text = figure(abs(value))
-    return text if not float(text) else ("+" if value > 0 else "−") + text
 
 
 def plain(text: str) -> str:
@@ -71,8 +68,7 @@ def _score(row: BoardRow, metric: str) -> str:
     one = figure_of(row, metric)
     if one is None or one.mean is None:
         return MISSING
-    spread = "" if one.sd is None else f" ± {figure(one.sd)}"
-    return figure(one.mean) + spread + ("" if one.paper is None else f" ({figure(one.paper)})")
+    return spread(one.mean, one.sd) + ("" if one.paper is None else f" ({figure(one.paper)})")
 
 
 def _names(row: BoardRow) -> dict[str, str]:
@@ -88,18 +84,17 @@ def grid(rows: Sequence[dict[str, str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (list(rows[0]), rule, *(row.values() for row in rows)))
 
 
-def shown(picture: Picture, folder: str = f"{FOLDER}/") -> str:
-    """A picture for light and dark pages; ``folder``: where its files are, relative to the page."""
-    light, dark = (f"{folder}{picture.name}{ending}" for ending in (LIGHT, DARK))
-    source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-    return f'<picture>{source}<img src="{light}" alt="{plain(picture.alt)}"></picture>'
+def shown(place: str, alt: str) -> str:
+    """A picture for light and dark pages; ``place``: its files relative to the page, without what they end in."""
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{place}{DARK}">'
+    return f'<picture>{source}<img src="{place}{LIGHT}" alt="{plain(alt)}"></picture>\n'
 
 
 def _pictures(pictures: Sequence[Picture]) -> list[str]:
     """The first one, accuracy against cost, for all to see, the others under their titles."""
-    return [f"{shown(first)}\n" for first in pictures[:1]] + [
-        _folded(picture.title, f"{shown(picture)}\n") for picture in pictures[1:]
-    ]
+    drawn = [shown(f"{FOLDER}/{picture.name}", picture.alt) for picture in pictures]
+    folded = [_folded(picture.title, one) for picture, one in zip(pictures[1:], drawn[1:], strict=True)]
+    return [*drawn[:1], *folded]
 
 
 def _section(table: BoardTable, pictures: Sequence[Picture]) -> str:

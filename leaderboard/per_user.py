@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,11 @@ NAMES = {"R": "recall", "N": "ndcg"}
 """Letter of a metric in tables → its name in records and files."""
 _BROKEN = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading arbitrary bytes as arrays may raise."""
+
+
+def metric_names(cutoffs: Sequence[int]) -> list[str]:
+    """``R@10``, ``R@20``, ``N@10``, ``N@20``."""
+    return [f"{letter}@{k}" for letter in NAMES for k in cutoffs]
 
 
 @dataclass(frozen=True, eq=False)

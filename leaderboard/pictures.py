@@ -18,6 +18,7 @@ from prunebench.leaderboard.charts import (
     StagesRow,
     TableCharts,
     charts_of,
+    family_of,
 )
 from prunebench.leaderboard.record import Part
 from prunebench.leaderboard.tables import duration, figure, percent
@@ -73,21 +74,17 @@ def pictures_of(board: Board) -> Pictures:
     charts, names = charts_of(board), _Names()
     most: dict[tuple[str, str, str, str, str | None], int] = {}
     for table in board.tables:
-        most[_family(table)] = max(_pruned(table), most.get(_family(table), 0))
+        most[family_of(table)] = max(_pruned(table), most.get(family_of(table), 0))
     made = [
-        list(_table_pictures(table, own, names)) if _pruned(table) >= min(FEW, most[_family(table)]) else []
+        list(_table_pictures(table, own, names)) if _pruned(table) >= min(FEW, most[family_of(table)]) else []
         for table, own in zip(board.tables, charts.tables, strict=True)
     ]
-    last = {_family(table): at for at, table in enumerate(board.tables)}
+    last = {family_of(table): at for at, table in enumerate(board.tables)}
     for chart in charts.budgets:
-        table = board.tables[last[_family(chart)]]
+        table = board.tables[last[family_of(chart)]]
         if chart.metric == table.metrics[0]:
-            made[last[_family(chart)]].append(_budgets(chart, names))
+            made[last[family_of(chart)]].append(_budgets(chart, names))
     return Pictures(methods=charts.methods, tables=made)
-
-
-def _family(one: BoardTable | BudgetChart) -> tuple[str, str, str, str, str | None]:
-    return one.dataset, one.fingerprint, one.split, one.backbone, one.llm
 
 
 def _pruned(table: BoardTable) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 from prunebench.leaderboard.charts import BudgetChart, CostChart, OverlapChart, ScoresChart, StagesChart
@@ -16,8 +15,7 @@ def draw(picture: Picture, methods: Sequence[str], ending: str) -> bytes:
     """One file of a picture: ``LIGHT``, ``DARK`` or ``BITMAP``. ``methods``: a method's place there is its colour."""
     theme = THEMES["dark" if ending == DARK else "light"]
     places = {method: at for at, method in enumerate(methods)}
-    with style(theme), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with style(theme):
         made = _drawn(picture, theme, places)
         return saved(
             made.figure, f"{picture.title}: {picture.place}", picture.alt, "png" if ending == BITMAP else "svg"

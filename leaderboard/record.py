@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 SCHEMA_VERSION = 3
 """Version 2 added ``StageBill.notes``, version 3 ``Metrics.coverage``. Older records are still read: they have none."""
@@ -194,6 +195,11 @@ class Record(Part):
         return self
 
     @property
+    def hardware(self) -> list[str]:
+        """Where the stages ran that a method is charged for."""
+        return sorted({device for entry in self.bill if entry.phase in COUNTED for device in entry.devices})
+
+    @property
     def digest(self) -> str:
         """Hash of all that makes two runs the same row: everything but the seeds, the machine and the time."""
         names = [self.method, self.backbone, self.llm, self.dataset.name, self.dataset.fingerprint]
@@ -263,7 +269,11 @@ def read_record(text: str, source: str = "record") -> Record:
             f"{source} has record schema {version}, newer than the {SCHEMA_VERSION} read here: update prunebench"
         )
     try:
-        return Record.model_validate(values)
+        record = Record.model_validate(values)
+        record.model_dump_json()
+        return record
+    except PydanticSerializationError as error:  # half a character, or nested without end: no page could hold it
+        raise RecordError(f"{source} cannot be written again: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "record"

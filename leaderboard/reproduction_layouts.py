@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from prunebench.leaderboard.pictures import DARK, LIGHT
+from prunebench.leaderboard.markdown import shown
 from prunebench.leaderboard.reproduction_page import Line, Panel, Reproduction, Score
 from prunebench.leaderboard.reproductions import FULL
 from prunebench.leaderboard.statistics import BOOTSTRAP_SEEDS
-from prunebench.leaderboard.tables import MISSING, duration, escape, figure, percent
+from prunebench.leaderboard.tables import MISSING, duration, escape, figure, percent, signed, spread
 
 Section = Callable[[Panel], list[str]]
 Column = tuple[str, Callable[[Line], str]]
@@ -54,7 +53,11 @@ class Shown(Protocol):
 
 def markdown(made: Reproduction, section: Section, pictures: Sequence[Shown] = ()) -> str:
     """The whole page, with what is missing said first."""
-    lines = [f"# {made.title}\n", f"Made by `{made.command}`. {progress(made)}\n", *map(_image, pictures)]
+    lines = [
+        f"# {made.title}\n",
+        f"Made by `{made.command}`. {progress(made)}\n",
+        *(shown(one.name, one.alt) for one in pictures),
+    ]
     for panel in made.panels:
         lines += [f"## {_heading(panel)}\n", *section(panel)]
     return "\n".join([*lines, _legend(made)])
@@ -237,7 +240,7 @@ def ours(score: Score) -> str:
     """``.0181 ± .0002``; the best in bold if it is certainly above the reference, in italics if not; ``*`` for certain."""
     if score.ours is None:
         return MISSING
-    text = figure(score.ours) + ("" if score.sd is None else f" ± {figure(score.sd)}")
+    text = spread(score.ours, score.sd)
     if score.best:
         text = f"**{text}**" if star(score) and (score.gain or 0) > 0 else f"_{text}_"
     return text + star(score)
@@ -253,14 +256,6 @@ def theirs(score: Score) -> str:
     if score.theirs is None:
         return MISSING
     return f"**{figure(score.theirs)}**" if score.their_best else figure(score.theirs)
-
-
-def signed(value: float | None) -> str:
-    """``+.0012``; a dash for None."""
-    if value is None:
-        return MISSING
-    text = figure(abs(value))
-    return text if not float(text) else ("+" if value > 0 else "−") + text
 
 
 def relative(share: float | None) -> str:
@@ -291,12 +286,6 @@ def _pairs(lines: Sequence[Line]) -> list[tuple[Line, Line]]:
 
 
 # -- around the tables -------------------------------------------------------------------------------------------------
-
-
-def _image(picture: Shown) -> str:
-    words = html.escape(" ".join(picture.alt.split())).replace("$", "&#36;")
-    source = f'<source media="(prefers-color-scheme: dark)" srcset="{picture.name}{DARK}">'
-    return f'<picture>{source}<img src="{picture.name}{LIGHT}" alt="{words}"></picture>\n'
 
 
 def _heading(panel: Panel) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from prunebench.leaderboard import paper_figures
 from prunebench.leaderboard.comparisons import Difference, rounded
+from prunebench.leaderboard.per_user import metric_names
 from prunebench.leaderboard.record import Part, RecordError
 from prunebench.leaderboard.reproductions import FULL, Found, Row, Wanted
 from prunebench.leaderboard.user_groups import UserGroups
@@ -122,7 +123,7 @@ def _panel(found: Found, dataset: str) -> Panel:
     theirs = dataset if dataset in paper_figures.DATASETS else PAPERS
     contents = [run.record.dataset for row in rows for run in row.runs.values()]
     same = theirs == dataset and all(map(paper_figures.is_papers, contents))
-    metrics = [f"{letter}@{k}" for letter in "RN" for k in paper_figures.cutoffs(dataset)]
+    metrics = metric_names(paper_figures.cutoffs(dataset))
     return Panel(
         dataset=dataset,
         theirs=theirs,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,13 +19,11 @@ from prunebench.leaderboard.reproduction_layouts import by_variant, named, varia
 from prunebench.leaderboard.reproduction_page import Line, Panel, Reproduction
 from prunebench.leaderboard.reproductions import FULL
 from prunebench.leaderboard.tables import figure
-from prunebench.leaderboard.themes import THEMES, WIDTH, Sheet, Theme, plain, saved, sheet, style
+from prunebench.leaderboard.themes import HATCHES, THEMES, WIDTH, Sheet, Theme, plain, saved, sheet, style
 
 Paper = Callable[[float], Sheet]
 """Paper with so many inches of room."""
 ENDINGS = (LIGHT, DARK, BITMAP)
-HATCHES = ("", "////", "....", "xxxx", "----")
-"""Tell apart the bars of one method."""
 LAM = "method.lam"
 _ROOM, _BETWEEN = 1.9, 0.45
 """Inches: a metric's height, and what is under it."""
@@ -254,9 +250,7 @@ def _drawing(
 
     def draw(ending: str) -> bytes:
         theme = THEMES["dark" if ending == DARK else "light"]
-        own: dict[str, Any] = {"hatch.color": theme.background}
-        with style(theme), mpl.rc_context(own), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        with style(theme), mpl.rc_context({"hatch.color": theme.background}):
             made = fill(theme, lambda room: sheet(theme, words, _note(lines), room, title))
             return saved(made.figure, f"{words}: {title}", alt, "png" if ending == BITMAP else "svg")
 

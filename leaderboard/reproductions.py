@@ -22,7 +22,7 @@ class Wanted(Part):
     """A row of a study. ``config``: its settings by section, as a record has them; ``asked``: those the study names.
 
     ``usual``: the budget is the data set's own, where the paper's tables stand. ``seeds``: pairs for selection and
-    fine-tuning.
+    fine-tuning; the signals' seed is the selection's.
     """
 
     method: str
@@ -127,6 +127,7 @@ def fits(wanted: Wanted, record: Record) -> bool:
         all(getattr(record, name) == getattr(wanted, name) for name in ("method", "backbone", "llm", "budget"))
         and (record.dataset.name, record.protocol.split) == (wanted.dataset, wanted.split)
         and _pair(record) in wanted.seeds
+        and record.seeds.signal == record.seeds.selection
         and record.config.get("plugins", {}) == wanted.config.get("plugins", {})
         and all(_agree(settings, wanted.config.get(name, {})) for name, settings in record.config.items())
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from prunebench.leaderboard import paper_figures
 from prunebench.leaderboard.comparisons import rounded
+from prunebench.leaderboard.per_user import metric_names
 from prunebench.leaderboard.record import COUNTED, Phase, Record
 
 REFERENCES = ("content_knn", "popular", "sasrec")
@@ -246,8 +247,7 @@ def _belongs(row: Row, key: tuple[Any, ...], references: Sequence[str]) -> bool:
 
 def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
     dataset, fingerprint, split, backbone, llm, budget = key
-    ks = paper_figures.cutoffs(dataset)
-    names = [f"{letter}@{k}" for letter in "RN" for k in ks]
+    names = metric_names(paper_figures.cutoffs(dataset))
     own = [row for row in members if row["backbone"] == backbone and row["llm"] == llm]
     shown = {
         "method": [escape(row["label"]) + (" †" if row["chose_by_validation"] else "") for row in members],
@@ -276,14 +276,25 @@ def _render(members: list[Row], key: tuple[Any, ...], protocol: str) -> str:
 def _score(row: Row, protocol: str, name: str) -> str:
     cell = row["metrics"].get(protocol, {}).get(name, {"mean": None, "sd": None})
     beside = f" ({figure(row['paper'][name])})" if name in row["paper"] and protocol == "unmasked" else ""
-    if cell["mean"] is None:
-        return MISSING + beside
-    return figure(cell["mean"]) + (f" ± {figure(cell['sd'])}" if cell["sd"] is not None else "") + beside
+    return spread(cell["mean"], cell["sd"]) + beside
 
 
 def figure(value: float) -> str:
     """Four decimals without the leading 0: ``.0181``; the same for figures that differ in their last bits only."""
     return f"{rounded(value):.4f}".removeprefix("0")
+
+
+def signed(value: float | None) -> str:
+    """``+.0012``, without a sign where nothing is left of it; a dash for None."""
+    if value is None:
+        return MISSING
+    text = figure(abs(value))
+    return text if not float(text) else ("+" if value > 0 else "−") + text
+
+
+def spread(mean: float | None, sd: float | None) -> str:
+    """``.0181 ± .0002``, or the mean alone; a dash for None."""
+    return MISSING if mean is None else figure(mean) + ("" if sd is None else f" ± {figure(sd)}")
 
 
 def duration(seconds: float | None) -> str:

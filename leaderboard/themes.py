@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ MARGIN = 0.15
 DOTS = 150
 """Pixels per inch of bitmaps."""
 MARKERS = "osD^vPX"
+HATCHES = ("", "////", "....", "xxxx", "----")
+"""Tell apart bars of one colour."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ def style(theme: Theme) -> Iterator[None]:
         "path.simplify": True,
     }
     defaults = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "backend_fallback")}
-    with mpl.rc_context({**defaults, **ours}):
+    with mpl.rc_context({**defaults, **ours}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 

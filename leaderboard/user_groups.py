@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from prunebench.leaderboard import paper_figures, tables
 from prunebench.leaderboard.board import Kind, Run, group_of, kind_of
 from prunebench.leaderboard.comparisons import PROTOCOL, Figure, Group, Member, Report, compare
-from prunebench.leaderboard.per_user import PerUser
+from prunebench.leaderboard.per_user import PerUser, metric_names
 from prunebench.leaderboard.record import Part, RecordError
 from prunebench.leaderboard.statistics import RESAMPLES
 
@@ -144,7 +144,7 @@ def user_groups(
     return UserGroups(
         **dict(zip(("dataset", "fingerprint", "split", "backbone", "llm", "budget"), key, strict=True)),
         share=next(row["share"] for row in members if row["budget"] == key[5]),
-        metrics=[f"{letter}@{k}" for letter in "RN" for k in paper_figures.cutoffs(key[0])],
+        metrics=metric_names(paper_figures.cutoffs(key[0])),
         groups=[_facts(name, values[group == at]) for at, name in enumerate(GROUPS)],
         rows=[
             GroupsRow(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from prunebench.leaderboard import score_summary
-from prunebench.leaderboard.archive import MANIFEST, NEEDED, RECORD, RUN, SELECTION, manifest_faults, shown
+from prunebench.leaderboard.archive import MANIFEST, NEEDED, PER_USER, RECORD, RUN, SELECTION, manifest_faults, shown
 from prunebench.leaderboard.record import Record, RecordError, read_record
 from prunebench.leaderboard.tables import NO_METHOD
 from prunebench.leaderboard.truth import Int64, Truth
@@ -23,6 +23,9 @@ from prunebench.leaderboard.user_checks import PROTOCOLS, Users, read_users, use
 
 _DEPTH = 20
 _LONGEST = 10_000
+_LONGEST_NAME = 200
+_MOST_BINS = 2_000
+"""Of a histogram of scores; more of them take minutes to draw."""
 _LARGEST = 2**53
 _ROUNDING = 1e-12
 _SPACES = re.compile(r"[\n\t]")
@@ -243,6 +246,8 @@ def _configuration(record: Record) -> list[str]:
         part in parts and isinstance(sha256, str) and _SHA256.fullmatch(sha256) for part, sha256 in plugins.items()
     ):
         faults.append("config.plugins does not say by sha256 which files brought the method, backbone or surrogate")
+    if (record.per_user, record.selection.ids_file) != (PER_USER, SELECTION if record.budget else None):
+        faults.append(f"per_user and selection.ids_file are not {PER_USER} and, with a budget, {SELECTION}")
     if min(record.seeds.signal, record.seeds.selection, record.seeds.finetune) < 0:
         faults.append("seeds has a number below 0")
     return faults
@@ -308,6 +313,10 @@ def _samples(record: Record, ids: Int64, truth: Truth) -> list[str]:
 
 
 def _scores(record: Record, scores: score_summary.ScoreSummary) -> list[str]:
+    if len(scores.name) > _LONGEST_NAME or not scores.name.isprintable():
+        return [f"{score_summary.FILE}: the score's name has control characters, or more than {_LONGEST_NAME}"]
+    if max(len(scores.samples), len(scores.strata)) > _MOST_BINS:
+        return [f"{score_summary.FILE} has more than {_MOST_BINS:,} bins or strata"]
     samples, kept = sum(scores.samples) + scores.unscored, sum(scores.kept)
     if samples != record.dataset.counts.get("samples") or kept > record.budget or min(scores.samples + scores.kept) < 0:
         return [f"{score_summary.FILE} counts {kept} kept of {samples} samples, which are not the run's"]

@@ -267,6 +267,8 @@ TAMPERED: dict[str, tuple[Callable[[Run], None], str]] = {
     "a time to come": (_set("finished", "2999-01-01T00:00:00Z"), "is not in the past"),
     "no time": (_set("finished", "yesterday"), "no time such as"),
     "another run's name": (_set("run", "0123456789ab"), "in a folder called"),
+    "a path for its users": (_set("per_user", "../per_user.npz"), "per_user and selection.ids_file are not"),
+    "another file of samples": (_set("selection", "ids_file", RECORD), "per_user and selection.ids_file are not"),
     "a path for a name": (_set("run", "../../../etc"), "the record is of run '../../../etc'"),
     "control characters": (_set("command", "bench \x1b[2J"), "has control characters"),
     "a number no float holds": (_set("budget", 10**400), "larger than 2^53"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,7 @@ def test_rows_that_kept_as_much_as_the_table_is_about_are_held_against_each_othe
             kept("good", [5, 6, 7, 11], 1),
             *(kept("many", [4, 5, 6, 7], **fine_tuned(seed)) for seed in (0, 1)),
             kept("alone", [1, 2, 3, 4], 7),
+            kept("many", [1, 2, 3, 4], seeds=Seeds(signal=3, selection=0, finetune=0)),
             kept("none", [], budget=0, share=0.0),
             kept("full", list(range(100)), budget=100, share=1.0),
             run("unknown", 0.5),
@@ -206,7 +208,8 @@ def test_scores_are_those_of_the_first_seed_that_has_any() -> None:
         known = None if score is None else summarise("score", np.array([0.0, score]), np.array([True, False]))
         return Run(made.record, made.sha256, made.per_user, None, known)
 
-    board = make_board([scored(2, 9.0), scored(0, None), scored(1, 3.0), *runs("random", (0.4,))])
+    every = replace(run("full", 0.9, budget=100, share=1.0), scores=scored(0, 3.0).scores)
+    board = make_board([scored(2, 9.0), scored(0, None), scored(1, 3.0), *runs("random", (0.4,)), every])
     chart = charts_of(board).tables[0].scores
     assert chart is not None
     assert [(row.label, row.summary.edges[-1]) for row in chart.rows] == [("good", 3.0)]
@@ -230,7 +233,8 @@ def test_a_method_at_several_budgets_is_one_line() -> None:
             *runs("full", (0.9,), **at(100)),
             *runs("none", (0.1,), **at(0)),
             run("none", 0.15, backbone="popular", llm=None, budget=0, share=0.0),
-            *runs("good", (0.4,), dataset=DatasetFacts(name="b", fingerprint="2")),
+            run("good", 0.4, **at(20, run="changed", dataset=DatasetFacts(name="a", fingerprint="2"))),
+            run("good", 0.4, **at(30, run="another", llm="other")),
         ]
     )
     charts = charts_of(board)

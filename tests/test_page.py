@@ -152,6 +152,20 @@ def test_cells_say_what_the_markdown_says(show: Show) -> None:
         assert ("certainly" in found["− random"]) == certain
 
 
+def test_a_half_is_rounded_as_in_the_markdown(show: Show) -> None:
+    values = json.loads(board().model_dump_json())
+    rows = values["tables"][0]["rows"]
+    halves = (0.03125, 0.09375, 0.15625, 0.71875, 0.84375)
+    for row, half in zip(rows, halves, strict=False):
+        row["metrics"]["unmasked"][LEAD] |= {"mean": half, "sd": None}
+        row["costs"] |= {"total_s": 4.25 + half * 32, "of_full": 0.1225}
+    made = Board.model_validate(values)
+    page = show(made)
+    for row, half in zip(made.tables[0].rows, halves, strict=False):
+        cells = page.locator(f'section.board:first-of-type tr.row:has([data-row="{row.id}"]) > *').all_inner_texts()
+        assert {figure(half), duration(row.costs.total_s), percent(0.1225)} <= {" ".join(one.split()) for one in cells}
+
+
 def test_a_click_on_a_header_sorts(show: Show) -> None:
     page = show(board())
     first = page.locator("section.board").first

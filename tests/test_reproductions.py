@@ -9,11 +9,12 @@ import pytest
 from board_world import run, runs
 
 from prunebench.leaderboard.board import Run, make_board
-from prunebench.leaderboard.record import DatasetFacts, StageBill, total
+from prunebench.leaderboard.record import DatasetFacts, Seeds, StageBill, total
 from prunebench.leaderboard.reproduction_layouts import fig4, fig5, fig7, markdown, table2, table3, table4
 from prunebench.leaderboard.reproduction_page import Reproduction, reproduction
 from prunebench.leaderboard.reproduction_pictures import ENDINGS, pictures_of
 from prunebench.leaderboard.reproductions import Wanted, find, fits
+from prunebench.leaderboard.statistics import holm
 
 GAMES = DatasetFacts(name="games", fingerprint="g", counts={"users": 49156, "items": 17332})
 PAIRS = [(seed, seed) for seed in range(3)]
@@ -73,6 +74,7 @@ def test_a_run_belongs_where_nothing_that_both_name_differs() -> None:
         {"budget": 11},
         {"dataset": DatasetFacts(name="b", fingerprint="1")},
         {"seed": 3},
+        {"seeds": Seeds(signal=9, selection=0, finetune=0)},
         {"config": {"method": {"lam": 1.0}}},
         {"config": {"backbone": {"lora": {"r": 16}}}},
         {"config": {"backbone": {"lora": 8}}},
@@ -162,6 +164,7 @@ def test_elsewhere_games_stands_beside_and_nothing_is_subtracted() -> None:
     assert "| DEALRec | −20.0% | +11.0% |" in text
     assert "a is not the paper's: beside it stand its figures for Games." in text
     assert "difference |" not in text
+    assert all(score.difference is None for line in made.panels[0].lines for score in line.scores.values())
 
 
 def test_a_data_set_of_the_papers_name_is_not_yet_its() -> None:
@@ -169,6 +172,21 @@ def test_a_data_set_of_the_papers_name_is_not_yet_its() -> None:
     text = markdown(page("table2", [wanted("random", dataset="games")], runs("random", [0.5], dataset=other)), table2)
     assert "games is not the paper's: beside it stand its figures for Games." in text
     assert "difference |" not in text
+
+
+def test_p_values_are_adjusted_for_all_budgets_of_the_page() -> None:
+    means = {10: ([0.30, 0.33, 0.31], [0.36, 0.41, 0.44]), 20: ([0.32, 0.31, 0.36], [0.52, 0.51, 0.58])}
+    rows, made = [], []
+    for budget, both in means.items():
+        size: dict[str, Any] = {"budget": budget, "share": budget / 100}
+        for method, own in zip(("random", "dealrec"), both, strict=True):
+            rows.append(wanted(method, **size, usual=budget == 10))
+            made += runs(method, own, **size)
+    found = [row.figures["R@10"].to_random for row in find(rows, made, resamples=200).rows]
+    tested = [(one.p, one.holm) for one in found if one is not None]
+    assert len(tested) == 2
+    assert [adjusted for _, adjusted in tested] == pytest.approx(holm([p or 0.0 for p, _ in tested]))
+    assert any(adjusted != p for p, adjusted in tested)
 
 
 def test_a_gain_is_over_the_seeds_that_both_have() -> None:

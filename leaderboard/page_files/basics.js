@@ -29,10 +29,18 @@ function fill(element, attributes, children) {
 const hidden = (text) => h("span", { class: "sr" }, text);
 const isolated = (text, name = "bdi", attributes = {}) => h(name, { dir: "auto", ...attributes }, text);
 
+// Rounded as Python does it, a half to the even digit; toFixed rounds it up, and leaderboard.md would have other figures.
+const rounding = (digits) => {
+  const format = new Intl.NumberFormat("en", { useGrouping: false, roundingMode: "halfEven", ...digits });
+  return (value) => format.format(value);
+};
+const decimals = [0, 1, 2, 3, 4].map((n) => rounding({ minimumFractionDigits: n, maximumFractionDigits: n }));
+const significant = rounding({ maximumSignificantDigits: 3 });
+
 // The same words as in leaderboard.md.
 function figure(value) {
   if (value === null || value === undefined) return DASH;
-  const text = value.toFixed(4);
+  const text = decimals[4](value);
   return text.startsWith("0") ? text.slice(1) : text;
 }
 
@@ -52,24 +60,24 @@ function rankWords(pair) {
 
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return DASH;
-  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
-  return seconds < 3597 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(2)} h`;
+  if (seconds < 59.95) return `${decimals[1](seconds)} s`;
+  return seconds < 3597 ? `${decimals[1](seconds / 60)} min` : `${decimals[2](seconds / 3600)} h`;
 }
 
 function memory(costs) {
   if (!costs.peak_rss_mb) return DASH;
-  const gpu = costs.peak_gpu_mb ? ` + ${(costs.peak_gpu_mb / 1024).toFixed(1)} GPU` : "";
-  return `${(costs.peak_rss_mb / 1024).toFixed(1)} GB${gpu}`;
+  const gpu = costs.peak_gpu_mb ? ` + ${decimals[1](costs.peak_gpu_mb / 1024)} GPU` : "";
+  return `${decimals[1](costs.peak_rss_mb / 1024)} GB${gpu}`;
 }
 
 function percent(share) {
   if (share === null || share === undefined) return DASH;
-  return share < 0.9995 ? `${Number((100 * share).toPrecision(3))}%` : `${(100 * share).toFixed(0)}%`;
+  return `${(share < 0.9995 ? significant : decimals[0])(100 * share)}%`;
 }
 
 function probability(p) {
   if (p === null || p === undefined) return DASH;
-  return p < 0.001 ? "<.001" : p.toFixed(3).replace(/^0/, "");
+  return p < 0.001 ? "<.001" : decimals[3](p).replace(/^0/, "");
 }
 
 const count = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
