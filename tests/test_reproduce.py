@@ -155,6 +155,22 @@ def test_pages_come_from_any_folder_of_records_and_are_the_same_bytes(given: Pat
     assert "![" not in text
 
 
+def test_a_folder_in_the_way_of_a_file_leaves_all_as_it_was(given: Path) -> None:
+    (given / "out" / "table2.md").mkdir(parents=True)
+    answer = ask(given, (*RUN, "--no-run", "--out", "out"))
+    assert answer.code == 2
+    assert "out/table2.md is a folder" in answer.err
+    assert answer.out.startswith("# Table 2")
+    assert [path.name for path in (given / "out").iterdir()] == ["table2.md"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_runs(given: Path) -> None:
+    (given / "file").write_text("")
+    answer = ask(given, (*RUN, "--out", "file/out"))
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "bench: file/out: Not a directory\n"
+
+
 def test_a_run_that_fails_leaves_a_page_with_a_gap(given: Path) -> None:
     study = reproduce.STUDIES / "table2-mini.toml"
     study.write_text(TABLE_2.replace("[0, 1]", "[0]") + '[vary]\n"newest.broken" = ["few", ""]\n')
@@ -166,19 +182,17 @@ def test_a_run_that_fails_leaves_a_page_with_a_gap(given: Path) -> None:
 
 
 def test_published_pages_are_what_the_records_say(tmp_path: Path) -> None:
-    found = sorted((PUBLISHED / "reproduced").glob("*.json"))
-    if not found:
-        pytest.skip("nothing is published")
-    for path in found:
-        command = json.loads(path.read_text())["command"]
-        words = (*shlex.split(command)[1:], "--records", str(PUBLISHED / "records"), "--out", str(tmp_path / "out"))
-        answer = ask(tmp_path, words)
+    found = sorted((PUBLISHED / "reproduced").rglob("*.json"))
+    assert found
+    for number, path in enumerate(found):
+        command, out = json.loads(path.read_text())["command"], tmp_path / str(number)
+        answer = ask(tmp_path, (*shlex.split(command)[1:], "--records", str(PUBLISHED / "records"), "--out", str(out)))
         assert answer.code == 0, answer.err
         for ending in (".md", ".json"):
-            made = (tmp_path / "out" / path.name).with_suffix(ending)
+            made = (out / path.name).with_suffix(ending)
             assert made.read_bytes() == path.with_suffix(ending).read_bytes(), (
                 f"{path.stem}{ending}: {command} --no-run"
             )
-        assert {one.name for one in (tmp_path / "out").glob(f"{path.stem}*")} == {
+        assert {one.name for one in out.glob(f"{path.stem}*")} == {
             one.name for one in path.parent.glob(f"{path.stem}*")
         }

@@ -281,6 +281,40 @@ def test_scores_must_be_of_these_samples(bench: Bench, tmp_path: Path) -> None:
     assert "kept of 2999 samples, which are not the run's" in err
 
 
+@pytest.mark.parametrize(
+    ("otherwise", "said"),
+    [
+        ({"name": "half a \ud800 character"}, "the score's name has control characters"),
+        ({"name": "el2n\n# Heading"}, "the score's name has control characters"),
+        ({"name": "e" * 201}, "or more than 200"),
+        ({"strata": [0.0] * 2001}, "more than 2,000 bins or strata"),
+        ({"edges": [*range(2002)], "samples": [3000] + [0] * 2000, "kept": [0] * 2001}, "more than 2,000 bins"),
+    ],
+)
+def test_scores_that_no_board_could_show_are_refused(
+    bench: Bench, tmp_path: Path, otherwise: dict[str, Any], said: str
+) -> None:
+    taken = Run(MINI[0])
+    sound = {"name": "el2n", "edges": [0, 1], "samples": [3000], "kept": [0]}
+    files = taken.files | {"scores.json": json.dumps(sound | otherwise).encode()}
+    folder = put(tmp_path / taken.name, files | {MANIFEST: manifest(files)})
+    code, out, err = bench("validate", folder)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_a_run_is_named_by_its_folder_wherever_one_stands(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Run(MINI[0])
+    folder = put(tmp_path / taken.name, taken.files)
+    monkeypatch.chdir(folder)
+    assert bench("validate", Path())[0] == 0
+    code, _, err = bench("validate", folder, "--add", folder)
+    assert code == 2
+    assert "is a run, not a folder of records" in err
+
+
 def test_another_file_is_replaced_only_when_asked(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "out.zip").write_bytes(b"mine")
     words = ("submit", MINI[0].name, "--records", RECORDS, "--out", "out.zip")
