@@ -116,6 +116,21 @@ def _stage(run: Run, stage: str) -> dict[str, Any]:
     return next(entry for entry in run.values["bill"] if entry["stage"] == stage)
 
 
+def _too_early(run: Run) -> None:
+    """All that a hit between ranks 11 and 20 would have gained on rank 1."""
+    recall = run.arrays["unmasked_recall"]
+    user = int(np.flatnonzero((recall[:, 1] == 0) & (recall[:, 2] > 0))[0])
+    run.value("ndcg", user, 2, 0.99)
+    run.value("ndcg", user, 3, 0.99)
+
+
+def _labelled(run: Run) -> None:
+    """The same noise, all else under a name without end."""
+    selection = run.values["selection"]
+    noise = selection["label_counts"].get("noise", 0)
+    selection["label_counts"] = {"noise": noise, "x" * 5000: selection["count"] - noise}
+
+
 def _cheaper(run: Run) -> None:
     _stage(run, "fit")["wall_s"] /= 2
 
@@ -229,10 +244,8 @@ TAMPERED: dict[str, tuple[Callable[[Run], None], str]] = {
     "another method": (_set("method", "random"), "is not what its configuration and artefacts are called"),
     "a method nobody knows": (_set("method", "magic"), "method 'magic' is not known here"),
     "a name of two lines": (_set("dataset", "name", "a\nbench: all is well"), r"'a\nbench: all is well' is no name"),
-    "labels without end": (
-        _set("selection", "label_counts", {"noise": 42, "x" * 5000: 214}),
-        "selection.label_counts are",
-    ),
+    "an NDCG above its hits": (_too_early, "an NDCG that its recall cannot go with"),
+    "labels without end": (_labelled, "selection.label_counts are"),
     "a plugin without its hash": (
         _set("config", "plugins", {"method": "mine"}),
         "config.plugins does not say by sha256",
@@ -283,8 +296,8 @@ TAMPERED: dict[str, tuple[Callable[[Run], None], str]] = {
     ),
     "a file that is missing": (lambda run: run.files.pop(PER_USER), "per_user.npz is missing"),
     "a file that is not listed": (
-        lambda run: run.files.update({"scores.json": b"{}"}),
-        "is not listed in manifest.json",
+        lambda run: run.files.update({MANIFEST: manifest({RECORD: run.files[RECORD]})}),
+        "selection.txt is not listed in manifest.json",
     ),
     "a manifest that is none": (lambda run: run.files.update({MANIFEST: b"[]"}), "manifest.json is no manifest"),
     "an npz cut short": (_raw(PER_USER, lambda content: content[:-100]), "cannot be read as plain arrays"),

@@ -233,7 +233,7 @@ def test_a_method_at_several_budgets_is_one_line() -> None:
             *runs("full", (0.9,), **at(100)),
             *runs("none", (0.1,), **at(0)),
             run("none", 0.15, backbone="popular", llm=None, budget=0, share=0.0),
-            run("good", 0.4, **at(20, run="changed", dataset=DatasetFacts(name="a", fingerprint="2"))),
+            run("good", 0.4, **at(20, run="changed", dataset=DatasetFacts(name="a", fingerprint="0"))),
             run("good", 0.4, **at(30, run="another", llm="other")),
         ]
     )

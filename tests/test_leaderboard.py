@@ -134,6 +134,7 @@ def test_totals_count_each_artefact_once_and_never_add_up_hardware() -> None:
         ({"budget": -1}, "budget: "),
         ({"totals": {**record().totals.model_dump(), "total_s": 1.0}}, "totals do not follow"),
         ({"share": float("nan")}, "share: "),
+        ({"command": "half a \ud800 character"}, "cannot be written again"),
     ],
 )
 def test_bad_records_are_refused_in_one_line(change: dict[str, Any], message: str) -> None:

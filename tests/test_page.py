@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from board_world import runs
+from board_world import run, runs
 from browser import Show, fixture_chromium, fixture_show, until  # noqa: F401
 from page_world import HOSTILE, board, hostile_board
 
@@ -89,6 +89,13 @@ def test_equal_boards_make_equal_pages_that_carry_their_records() -> None:
     assert [len(table["rows"]) for table in data["tables"]] == [len(table.rows) for table in board().tables]
     assert len({table["key"] for table in data["tables"]}) == len(board().tables)
     assert not re.search(r"(src|href)=[\"']?https?:", text)
+
+
+def test_a_setting_of_none_is_shown_and_tables_of_two_llms_have_two_names() -> None:
+    none = {"changes": {"method.lam": None}, "run": "none"}
+    data = embedded(board_page(make_board([run("random", 0.3, **none), run("random", 0.4, llm="other")])))
+    assert [table["rows"][0]["changes"] for table in data["tables"]] == [{"method.lam": None}, {}]
+    assert len({table["key"] for table in data["tables"]}) == 2
 
 
 def test_the_policy_allows_this_style_and_this_script_alone() -> None:
@@ -237,8 +244,8 @@ def test_a_row_opens_to_all_that_is_known_of_it(show: Show) -> None:
     button.click()
     assert button.get_attribute("aria-expanded") == "true"
     text = page.locator(f"#{button.get_attribute('aria-controls')}").inner_text()
-    for run in row.runs:
-        assert all(word in text for word in (run.run, run.record_sha256, run.command, *run.hardware))
+    for one in row.runs:
+        assert all(word in text for word in (one.run, one.record_sha256, one.command, *one.hardware))
     for protocol, figures in row.metrics.items():
         for metric, one in figures.items():
             assert (metric if protocol == "unmasked" else f"{metric}, {protocol}") in text

@@ -112,6 +112,7 @@ def test_charts_follow_filters_metric_and_legend(show: Show) -> None:
     page.get_by_label("Metric").select_option("N@20")
     assert "N@20 " in marks.first.get_attribute("aria-label")
     section.locator("summary").click()
+    section.locator("details tbody tr").first.wait_for()
     assert section.locator("details table tbody tr").count() == every - 4
     section.locator(".legend").get_by_role("button", name="dealrec").click()
     assert section.locator("details table tbody tr").count() == every - 3
@@ -136,8 +137,12 @@ def test_every_chart_is_drawn_with_a_summary_and_a_table(show: Show) -> None:
         assert section.locator("svg[role=group]").first.get_attribute("aria-label")
         if not section.locator("details").get_attribute("open") is not None:
             section.locator("summary").click()
+            section.locator("details tbody tr").first.wait_for()
         assert section.locator("details tbody tr").count() == count, name
-    assert "mini" not in tab(page, "Overlap").inner_text()
+    section = tab(page, "Overlap")
+    assert "mini" not in section.inner_text()
+    shared = [one for line in table.overlap.shared for one in line if one not in (None, 1.0)]
+    assert section.locator("text.value").all_text_contents() == [f"{100 * one:.0f}" for one in shared]
     last = page.locator("section.board").last
     assert last.get_by_role("tab").count() == 0, "drawn when it comes near the screen"
     last.locator(".charts").scroll_into_view_if_needed()

@@ -37,11 +37,13 @@ def test_the_methods_that_choose_by_a_number_have_scores() -> None:
 )
 def test_every_sample_is_counted_once(scores: np.ndarray, seed: int) -> None:
     kept = np.random.default_rng(seed).random(len(scores)) < 0.4
-    found = summarise("a score", scores, kept)
+    strata = np.array([0.0, 2.0])
+    found = summarise("a score", scores, kept, strata, 1.5)
     if np.isnan(scores).all():
         assert found is None
         return
     assert found is not None
+    assert (found.name, found.strata, found.dropped_from) == ("a score", [0.0, 2.0], 1.5)
     assert len(found.samples) == BINS
     assert sum(found.samples) + found.unscored == len(scores)
     assert sum(found.kept) == int((kept & ~np.isnan(scores)).sum())
