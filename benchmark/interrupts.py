@@ -16,9 +16,10 @@ RESUME = "the same command continues where this one stopped"
 
 @dataclass
 class Interrupted:
-    """The signal that came, if any did."""
+    """The signal that came, if any did, and whether KeyboardInterrupt was raised for it."""
 
     number: int | None = None
+    raised: bool = False
 
     @property
     def line(self) -> str:
@@ -48,6 +49,7 @@ def told_once() -> Iterator[Interrupted]:
 
     def first(number: int, frame: FrameType | None) -> None:
         interrupted.number = interrupted.number or number
+        interrupted.raised = True
         raise KeyboardInterrupt
 
     reader, writer = os.pipe()
@@ -68,6 +70,15 @@ def told_once() -> Iterator[Interrupted]:
         for number in handled:
             signal.signal(number, before[number])
         os.close(writer)  # ends the thread
+
+
+def stop_if_told() -> None:
+    """Raise KeyboardInterrupt where one was raised before and the work goes on.
+
+    Python swallows it in callbacks of its own, as when an object is collected.
+    """
+    if _active and _active[-1].raised:
+        raise KeyboardInterrupt
 
 
 def _watch(reader: int, interrupted: Interrupted) -> None:

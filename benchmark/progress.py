@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from prunebench.benchmark.interrupts import stop_if_told
 from prunebench.benchmark.store import Artefact
 
 Report = Callable[[int, int | None, str], None]
@@ -78,6 +79,7 @@ class ConsoleReporter:
                 task = progress.add_task(name, total=None)
 
                 def report(done: int, total: int | None, what: str) -> None:
+                    stop_if_told()
                     progress.update(task, completed=done, total=total, description=f"{name}: {what}")
 
                 yield report
@@ -89,6 +91,7 @@ class ConsoleReporter:
 
         def report(done: int, total: int | None, what: str) -> None:
             nonlocal last
+            stop_if_told()
             now = time.monotonic()
             if now - last >= PLAIN_EVERY_S:
                 last = now

@@ -30,6 +30,8 @@ LONGEST = 90
 """Characters a file's name has at most, without what tells equal ones apart."""
 FEW = 3
 """A table with fewer pruned rows has no pictures where one for another budget has more: the one over budgets shows it."""
+MANY = 40
+"""Rows that overlaps and scores are drawn of at most: of more, nobody could read them. The page has them all."""
 NAMED = 12
 """Rows that a picture's description names at most."""
 Chart = CostChart | ScoresChart | OverlapChart | StagesChart | BudgetChart
@@ -118,9 +120,9 @@ def _table_pictures(table: BoardTable, own: TableCharts, names: _Names) -> Itera
         yield _cost(own.cost[0], name("cost"), place)
     if own.stages:
         yield _stages(own.stages, name("stages"), place)
-    if own.overlap:
+    if own.overlap and len(own.overlap.ids) <= MANY:
         yield _overlap(own.overlap, name("overlap"), place, table.share)
-    if own.scores:
+    if own.scores and len(own.scores.rows) <= MANY:
         yield _scores(own.scores, name("scores"), place)
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from prunebench.leaderboard import labels
-from prunebench.leaderboard.charts import BudgetChart, CostChart
+from prunebench.leaderboard.charts import BudgetChart, CostChart, Mark
 from prunebench.leaderboard.tables import duration, percent
 from prunebench.leaderboard.themes import NOTE_SIZE, WIDTH, Sheet, Theme, folded, plain
 
@@ -25,6 +25,8 @@ _TIMES = [
 """Seconds that an axis of times may be marked at."""
 _FAR_CHEAPER = 3.0
 """What is this many times cheaper than any row that was fine-tuned stands at the edge, not to press those together."""
+_NAMED = 40
+"""Marks that can all have their names beside them; of more, only those have that others are read against."""
 
 
 def cost_plot(chart: CostChart, theme: Theme, places: dict[str, int], paper: Callable[[float], Sheet]) -> Sheet:
@@ -80,6 +82,10 @@ def _front(chart: CostChart, low: float, high: float) -> NDArray[np.float64]:
     return np.maximum(np.array(corners).reshape(-1, 2), (low, -np.inf))
 
 
+def _is_measure(mark: Mark, chart: CostChart) -> bool:
+    return mark.id in chart.front or mark.kind != "pruned" or mark.method == "random"
+
+
 def _name_marks(
     made: Sheet,
     axes: Axes,
@@ -91,7 +97,8 @@ def _name_marks(
 ) -> None:
     """Each mark's name beside it, none on another one, on a mark or on a bar; those at the edge one under the other."""
     texts, points, obstacles = [], [], []
-    for mark in chart.marks:
+    named = [mark for mark in chart.marks if len(chart.marks) <= _NAMED or _is_measure(mark, chart)]
+    for mark in named:
         weight = "bold" if mark.id in chart.front else "normal"
         words = made.fit(folded(mark.label, 26), 2.2, NOTE_SIZE, weight)
         words += f" ({duration(mark.x)})" if mark.x < low else ""
@@ -100,6 +107,8 @@ def _name_marks(
         texts.append(axes.text(0, 0, words, ha="center", va="center", **look))
         x, y = axes.transData.transform(where[mark.id])
         points.append((x, y))
+    for mark in chart.marks:
+        x, y = axes.transData.transform(where[mark.id])
         obstacles.append((x - 6, y - 6, x + 6, y + 6))
         if mark.low is not None and mark.high is not None:
             ends = axes.transData.transform([(where[mark.id][0], mark.low), (where[mark.id][0], mark.high)])
@@ -107,7 +116,7 @@ def _name_marks(
     for one, other in pairwise(axes.transData.transform(front) if len(front) else ()):
         obstacles.append((*(np.minimum(one, other) - 2), *(np.maximum(one, other) + 2)))
     sizes = np.array([(box.width + 4, box.height + 2) for box in (text.get_window_extent() for text in texts)])
-    boxes = _boxes(axes, np.array(points), sizes, np.array(obstacles), np.array([mark.x < low for mark in chart.marks]))
+    boxes = _boxes(axes, np.array(points), sizes, np.array(obstacles), np.array([mark.x < low for mark in named]))
     inverse = axes.transData.inverted()
     for text, box, point in zip(texts, boxes, points, strict=True):
         x, y = inverse.transform(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))

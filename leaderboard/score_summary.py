@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ class ScoreSummary(Part):
     were dropped before the draw, None where none were.
     """
 
-    format: int = 1
+    format: Literal[1] = 1
     name: str
     edges: list[float] = Field(min_length=2)
     samples: list[int]

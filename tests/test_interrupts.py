@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +16,12 @@ import pytest
 from crashes import check_same, the_record, with_settings
 from foreign_parts import BACKBONE, METHOD, plugin, source, tiny
 from forked_bench import Done, Running, Trap, bench, start
+from rich.console import Console
 from small_world import SMALL_WORLD
 from test_main_job import SMALL
 
 from prunebench.benchmark.interrupts import told_once
+from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.datasets.files import verify
 from prunebench.datasets.library import Library
 from prunebench.datasets.synthetic import generate
@@ -279,3 +283,23 @@ def test_what_the_parent_ignores_stays_ignored() -> None:
             assert signal.getsignal(INT) is signal.SIG_IGN
     finally:
         signal.signal(INT, before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_swallows_stops_the_next_step_of_the_work() -> None:
+    """As when the signal comes while an object is collected: what its callback raises goes nowhere."""
+
+    class Thing: ...
+
+    def collected(reference: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with told_once() as interrupted, ConsoleReporter(Console(file=io.StringIO())).stage("work") as report:
+        report(1, 3, "steps")
+        thing = Thing()
+        kept = weakref.ref(thing, collected)
+        del thing
+        assert kept() is None
+        assert interrupted.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            report(2, 3, "steps")

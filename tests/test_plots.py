@@ -113,6 +113,21 @@ def texts(pictures: Pictures) -> list[tuple[str, Text, Any]]:
     return found
 
 
+def test_of_many_rows_only_those_are_drawn_and_named_that_can_be_read() -> None:
+    """The front, random, full and the references keep their names; overlaps and scores are the page's."""
+    many = [
+        scored(run(f"m{at:02}", 0.1 + at / 1000, **billed(5, 5, 5)), summary([1.0, 2.0, 3.0, float(at)]))
+        for at in range(45)
+    ]
+    best = [scored(run(name, mean, **billed(1, 1, 1)), None) for name, mean in (("m99", 0.5), ("random", 0.05))]
+    pictures = pictures_of(make_board([*many, *best, run("full", 0.4, budget=100, share=1.0, **billed(0, 50, 5))]))
+    assert set(of_kinds(pictures)) == {"cost", "stages"}
+    cost = Pictures(methods=pictures.methods, tables=[[of_kinds(pictures)["cost"]]])
+    names = {text.get_text() for _, text, _ in texts(cost)}
+    assert {"m99", "random", "full"} <= names
+    assert not {f"m{at:02}" for at in range(45)} & names
+
+
 def test_any_name_is_plain_text_and_nothing_is_cut() -> None:
     board = full_board(EVIL, "m" * 80)
     pictures = pictures_of(board)
