@@ -178,6 +178,8 @@ def _entry_fault(entry: zipfile.ZipInfo) -> str | None:
         return "points outside its folder"
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device, no file"
+    if entry.header_offset < 0:
+        return "starts before the archive does"
     if entry.flag_bits & 0x1:
         return "is encrypted"
     if entry.compress_type not in _COMPRESSIONS:

@@ -158,7 +158,7 @@ def page() -> str:
 
 def row(mistake: Mistake, answer: Answer) -> str:
     """A line of the page, but for the command."""
-    said = re.sub(r"\b[0-9a-f]{16,}\b", "…", answer.line).replace("<", "&lt;")
+    said = re.sub(r"\b[0-9a-f]{16,}\b|(?<=mini-)[0-9a-f]{8}\b", "…", answer.line).replace("<", "&lt;")
     return f"| {mistake.case} | {_cell(said)} | {answer.code} |"
 
 

@@ -174,6 +174,22 @@ def test_pointing_at_a_mark_says_what_it_is(show: Show) -> None:
     assert not page.locator("#tip").is_visible()
 
 
+def test_the_skip_link_changes_nothing_but_the_place(show: Show) -> None:
+    """Its address is no view: taken for one, it would reset the filters and draw the heads anew, focus and all."""
+    page = show(board())
+    every = page.locator("tbody tr:visible").count()
+    page.get_by_label("Search").fill("random")
+    page.wait_for_url(re.compile("random"))
+    page.evaluate("document.querySelector('th button').heard = true")
+    shown = page.locator("tbody tr:visible").count()
+    assert 0 < shown < every
+    page.evaluate(
+        "new Promise((done) => { addEventListener('hashchange', done, { once: true }); location.hash = 'tables'; })"
+    )
+    assert page.locator("tbody tr:visible").count() == shown
+    assert page.evaluate("document.querySelector('th button').heard"), "the head is the same one"
+
+
 def test_the_keyboard_alone_will_do(show: Show) -> None:
     page = show(board())
     page.keyboard.press("Tab")

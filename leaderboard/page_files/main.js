@@ -18,6 +18,7 @@ watchers.push((changes) => {
 });
 
 addEventListener("hashchange", () => {
+  if (location.hash && !location.hash.includes("=")) return; // a place on the page, such as that of the skip link
   readAddress();
   sections.forEach(drawHead);
   showFilters();
