@@ -24,7 +24,7 @@ def find_folder(folder: Path, asked: str) -> Path:
     names = sorted(path.parent.name for path in folder.glob("*/record.json"))
     found = [name for name in names if name == asked] or [name for name in names if name.startswith(asked)]
     if not asked:
-        raise ConfigError("--run '': give a run's name or its first letters; `bench ls runs` lists all")
+        raise ConfigError("'' is no run: give a run's name or its first letters; `bench ls runs` lists all")
     if not names:
         raise ConfigError(f"there are no runs in {folder} yet; `bench run` makes one")
     if not found:

@@ -186,7 +186,7 @@ def test_other_methods_and_none(explain: Explain) -> None:
     ("run", "sample", "words", "said"),
     [
         ("absent", 7, (), "no run is called 'absent'"),
-        ("", 7, (), "--run '': give a run's name or its first letters"),
+        ("", 7, (), "'' is no run: give a run's name or its first letters"),
         ("ccs", 60, (), "its users are 0 … 59"),
         ("ccs", 3, (), "user 3 of shop has a single training item"),
         ("ccs", 4, (), "user 4 of shop has no training item"),
