@@ -69,6 +69,11 @@ class Run:
         return int(np.flatnonzero(self.arrays["unmasked_recall"][:, -1] == 0)[0])
 
 
+def _falling(run: Run) -> None:
+    mrr = run.values["metrics"]["unmasked"]["mrr"]
+    mrr["20"] = mrr["10"] - 0.01
+
+
 def _set(*path: Any) -> Callable[[Run], None]:
     """Set what stands at a path of the record: keys, then the value."""
     *keys, last, value = path
@@ -207,6 +212,8 @@ TAMPERED: dict[str, tuple[Callable[[Run], None], str]] = {
     "a warm metric": (_warm, "warm.recall@10 is"),
     "a precision": (_one_precision, "precision@10 is"),
     "an MRR": (_set("metrics", "masked", "mrr", "5", 0.99), "mrr@5 is 0.99"),
+    "an MRR that falls": (_falling, "mrr falls with the cut-off"),
+    "a seed below 0": (_set("seeds", "selection", -1), "seeds has a number below 0"),
     "a mean above 1": (_set("metrics", "masked", "mrr", "5", 1.5), "a mean lies outside 0 … 1"),
     "a mean that is missing": (_set("metrics", "masked", "mrr", {}), "not at the protocol's cut-offs"),
     "a protocol that is missing": (lambda run: run.values["metrics"].pop("masked"), "metrics are of 'unmasked'"),
