@@ -318,7 +318,11 @@ def _scores(record: Record, scores: score_summary.ScoreSummary) -> list[str]:
     if max(len(scores.samples), len(scores.strata)) > _MOST_BINS:
         return [f"{score_summary.FILE} has more than {_MOST_BINS:,} bins or strata"]
     samples, kept = sum(scores.samples) + scores.unscored, sum(scores.kept)
-    if samples != record.dataset.counts.get("samples") or kept > record.budget or min(scores.samples + scores.kept) < 0:
+    if (
+        samples != record.dataset.counts.get("samples")
+        or not kept <= record.budget <= kept + scores.unscored
+        or min(scores.samples + scores.kept) < 0
+    ):
         return [f"{score_summary.FILE} counts {kept} kept of {samples} samples, which are not the run's"]
     return []
 

@@ -213,6 +213,8 @@ TAMPERED: dict[str, tuple[Callable[[Run], None], str]] = {
     "a precision": (_one_precision, "precision@10 is"),
     "an MRR": (_set("metrics", "masked", "mrr", "5", 0.99), "mrr@5 is 0.99"),
     "an MRR that falls": (_falling, "mrr falls with the cut-off"),
+    "fewer targets than users": (_set("metrics", "unmasked", "targets", 399), "400 users with 399 targets do not fit"),
+    "all the data, and yet a budget": (_set("method", "full"), "method full with 256 of 3000 samples"),
     "a seed below 0": (_set("seeds", "selection", -1), "seeds has a number below 0"),
     "a mean above 1": (_set("metrics", "masked", "mrr", "5", 1.5), "a mean lies outside 0 … 1"),
     "a mean that is missing": (_set("metrics", "masked", "mrr", {}), "not at the protocol's cut-offs"),

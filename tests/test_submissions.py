@@ -269,17 +269,26 @@ def test_a_run_just_made_holds_with_a_plugin_and_without_its_data(
 
 
 def test_scores_must_be_of_these_samples(bench: Bench, tmp_path: Path) -> None:
+    """Every sample once, and as many kept as the budget, but for those without a score."""
     taken = Run(MINI[0])
-    kept = np.zeros(3000, bool)
-    kept[taken.ids] = True
-    for number, scores in enumerate((np.arange(3000.0), np.arange(2999.0))):
-        summary = summarise("el2n", scores, kept[: len(scores)])
+    chosen, every = np.array(taken.ids), np.arange(3000)
+    others, unscored = np.setdiff1d(every, chosen), np.where(every == chosen[0], np.nan, every)
+    for number, (scores, ids, said) in enumerate(
+        (
+            (every * 1.0, chosen, ""),
+            (unscored, chosen, ""),
+            (every[:-1] * 1.0, chosen, "of 2999 samples, which are not the run's"),
+            (every * 1.0, chosen[1:], "counts 255 kept of 3000 samples"),
+            (every * 1.0, np.append(chosen, others[0]), "counts 257 kept of 3000 samples"),
+        )
+    ):
+        summary = summarise("el2n", scores, np.isin(every, ids)[: len(scores)])
         assert summary is not None
         files = taken.files | {"scores.json": summary.model_dump_json().encode()}
         folder = put(tmp_path / str(number) / taken.name, files | {MANIFEST: manifest(files)})
         code, _, err = bench("validate", folder)
-        assert code == 2 * number, err
-    assert "kept of 2999 samples, which are not the run's" in err
+        assert code == (2 if said else 0), err
+        assert said in err
 
 
 @pytest.mark.parametrize(
