@@ -38,7 +38,7 @@ def names(page: Any, section: int = 0) -> list[str]:
         page.locator("section.board:visible")
         .nth(section)
         .locator("button.open")
-        .evaluate_all("buttons => buttons.map((button) => button.dataset.row)")
+        .evaluate_all("buttons => buttons.map((button) => button.dataset.key.slice(4))")
     )
 
 
@@ -128,7 +128,7 @@ def test_cells_say_what_the_markdown_says(show: Show) -> None:
     section = page.locator("section.board").first
     heads = section.locator("thead tr:last-child > *").all_inner_texts()
     for row in table.rows:
-        cells = section.locator(f'tr.row:has([data-row="{row.id}"]) > *').all_inner_texts()
+        cells = section.locator(f'tr.row:has([data-key="row {row.id}"]) > *').all_inner_texts()
         found = dict(
             zip(
                 [head.split()[0] if head != "− random" and head != "Of full" else head for head in heads],
@@ -169,7 +169,7 @@ def test_a_half_is_rounded_as_in_the_markdown(show: Show) -> None:
     made = Board.model_validate(values)
     page = show(made)
     for row, half in zip(made.tables[0].rows, halves, strict=False):
-        cells = page.locator(f'section.board:first-of-type tr.row:has([data-row="{row.id}"]) > *').all_inner_texts()
+        cells = page.locator(f'section.board:first-of-type tr.row:has([data-key="row {row.id}"]) > *').all_inner_texts()
         assert {figure(half), duration(row.costs.total_s), percent(0.1225)} <= {" ".join(one.split()) for one in cells}
 
 
@@ -240,7 +240,7 @@ def test_metric_and_protocol_are_chosen_for_all_tables(show: Show) -> None:
 def test_a_row_opens_to_all_that_is_known_of_it(show: Show) -> None:
     page = show(board())
     (row,) = (row for row in board().tables[0].rows if row.method == "dealrec")
-    button = page.locator(f'[data-row="{row.id}"]').first
+    button = page.locator(f'[data-key="row {row.id}"]').first
     button.click()
     assert button.get_attribute("aria-expanded") == "true"
     text = page.locator(f"#{button.get_attribute('aria-controls')}").inner_text()
@@ -256,10 +256,10 @@ def test_a_row_opens_to_all_that_is_known_of_it(show: Show) -> None:
     button.click()
     assert page.locator("tr.behind").count() == 0
     (row,) = (row for row in board().tables[0].rows if row.method == "ccs")
-    page.locator(f'[data-row="{row.id}"]').first.click()
+    page.locator(f'[data-key="row {row.id}"]').first.click()
     assert "Lacks seed 2" in page.locator("tr.behind").inner_text()
     (row,) = (row for row in board().tables[0].rows if row.method == "oracle")
-    page.locator(f'[data-row="{row.id}"]').first.click()
+    page.locator(f'[data-key="row {row.id}"]').first.click()
     assert page.locator("tr.behind").count() == 1
     assert "method.lam" in page.locator("tr.behind").inner_text()
 

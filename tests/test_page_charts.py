@@ -210,6 +210,7 @@ def test_the_keyboard_alone_will_do(show: Show) -> None:
     assert page.locator("tr.behind").count() == 1
     page.keyboard.press("Enter")
     assert page.locator("tr.behind").count() == 0
+    until(page, "document.querySelector('[role=tab]') !== null")  # charts are drawn when they come near
     while not page.evaluate("document.activeElement.matches('[role=tab]')"):
         page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
@@ -227,6 +228,24 @@ def test_the_keyboard_alone_will_do(show: Show) -> None:
     page.keyboard.press("Enter")
     assert page.locator("tr.opened").count() == 1
     assert page.evaluate("document.activeElement.matches('tr.opened button.open')")
+
+
+@pytest.mark.parametrize("kind", ["button.sort", "button.open", "[role=tab]", ".legend button", "summary", "g.answers"])
+def test_what_is_drawn_anew_keeps_the_focus(show: Show, kind: str) -> None:
+    page = show(board())
+    until(page, "document.querySelector('[role=tab]') !== null")
+    mark = "document.activeElement.dataset.key"
+    found = page.locator(f"section.board {kind}").last
+    found.focus()
+    name = page.evaluate(mark)
+    assert name
+    page.evaluate("Object.assign(document.activeElement, { old: true })")
+    page.evaluate("location.hash = '#q=e&sort=method&order=descending'")
+    until(page, "document.querySelector('[type=search]').value === 'e'")
+    assert page.evaluate(mark) == name
+    page.set_viewport_size({"width": 500, "height": 900})
+    until(page, "document.activeElement.old === undefined")
+    assert page.evaluate(mark) == name
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -249,7 +268,11 @@ def test_the_theme_is_chosen_and_kept(show: Show) -> None:
         button.click()
         assert button.inner_text() == f"Theme: {name}"
     dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    until(page, "localStorage.length > 0")
     page.reload()
+    if button.inner_text() != "Theme: dark":  # a browser writes what it keeps a while later
+        page.wait_for_timeout(2000)
+        page.reload()
     assert button.inner_text() == "Theme: dark"
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == dark
 

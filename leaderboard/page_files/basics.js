@@ -109,6 +109,16 @@ function facts(pairs, name = "settings") {
 const button = (name, attributes, act, ...children) =>
   h("button", { type: "button", class: name, ...attributes, on: { click: act } }, ...children);
 
+// What is moved or drawn anew has lost the focus: it, or what has its name in the same section, gets it back.
+function keepFocus(draw) {
+  const held = document.activeElement;
+  const section = held.closest("section.board");
+  draw();
+  if (document.activeElement === held || !section || !held.dataset.key) return;
+  const named = [...section.querySelectorAll("[data-key]")].find((one) => one.dataset.key === held.dataset.key);
+  named?.focus({ preventScroll: true });
+}
+
 // A listener that waits until nothing has happened for a moment.
 function later(milliseconds, action) {
   let timer = 0;

@@ -111,7 +111,7 @@ function methodCell(row, table) {
   if (row.chose_by_validation) tags.push(tag("†", "Reads validation users to choose", "reads validation users"));
   const opening = button(
     "open",
-    { "aria-expanded": String(isOpen(table, row)), "aria-controls": detailsId(table, row), "data-row": row.id },
+    { "aria-expanded": String(isOpen(table, row)), "aria-controls": detailsId(table, row), "data-key": `row ${row.id}` },
     () => change({ open: isOpen(table, row) ? "" : openKey(table, row) }),
     isolated(name),
     own ? isolated(own, "small") : null,

@@ -135,6 +135,7 @@ function answering(picture, marks, stride = 1) {
     element.setAttribute("tabindex", at ? "-1" : "0");
     element.setAttribute("role", "button");
     element.setAttribute("aria-label", lines.join(", "));
+    element.dataset.key = `mark ${lines.join(", ")}`;
     element.classList.add("answers");
     const show = () => showTip(element, lines);
     element.addEventListener("pointerenter", show);

@@ -11,26 +11,28 @@ drawTables();
 showOpen();
 
 watchers.push((changes) => {
-  if ("metric" in changes || "protocol" in changes) sections.forEach(drawHead);
-  showFilters();
-  drawTables();
+  drawAll("metric" in changes || "protocol" in changes);
   for (const section of sections) if (concerns(section, changes)) redraw(section);
 });
 
 addEventListener("hashchange", () => {
   if (location.hash && !location.hash.includes("=")) return; // a place on the page, such as that of the skip link
   readAddress();
-  sections.forEach(drawHead);
-  showFilters();
-  drawTables();
+  drawAll();
   sections.forEach(redraw);
   showOpen();
 });
 
-narrow.addEventListener("change", () => {
-  sections.forEach(drawHead);
-  drawTables();
-});
+narrow.addEventListener("change", () => drawAll());
+
+// Tables and what controls show, with their heads where columns may be others.
+function drawAll(heads = true) {
+  keepFocus(() => {
+    if (heads) sections.forEach(drawHead);
+    showFilters();
+    drawTables();
+  });
+}
 
 // Whether a change concerns a section's chart: only stages stand in the table's order, and none shows what is open.
 function concerns(section, changes) {

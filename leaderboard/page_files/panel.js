@@ -18,18 +18,13 @@ function drawCharts(section) {
   section.kind = kind;
   const [title, draw] = CHARTS[kind];
   const id = `chart-${section.table.key}`;
-  const held = section.charts.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   const made = draw(section, Math.max(section.charts.clientWidth, 280));
-  section.charts.replaceChildren(
-    tabs(section, kinds, kind, id),
-    h(
-      "div",
-      { id, role: "tabpanel", "aria-labelledby": `${id}-${kind}` },
-      made ? chartFigure(section, title, made) : h("p", { class: "note" }, "No row has this metric."),
-    ),
+  const panel = h(
+    "div",
+    { id, role: "tabpanel", "aria-labelledby": `${id}-${kind}` },
+    made ? chartFigure(section, title, made) : h("p", { class: "note" }, "No row has this metric."),
   );
-  // What was drawn anew has lost the focus.
-  if (held) [...section.charts.querySelectorAll("[data-key]")].find((one) => one.dataset.key === held)?.focus();
+  keepFocus(() => section.charts.replaceChildren(tabs(section, kinds, kind, id), panel));
 }
 
 function chartFigure(section, title, made) {
@@ -92,7 +87,7 @@ function legendSample(entry) {
 
 function asTable(section, made) {
   const inside = h("div", {});
-  const fold = h("details", { open: section.asTable }, h("summary", {}, "Show as table"), inside);
+  const fold = h("details", { open: section.asTable }, h("summary", { "data-key": "as table" }, "Show as table"), inside);
   const show = () => {
     section.asTable = fold.open;
     inside.replaceChildren(...(fold.open ? [grid(made.head, made.rows, made.words)] : []));

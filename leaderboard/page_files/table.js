@@ -61,7 +61,7 @@ function drawHead(section) {
   section.buttons = new Map();
   const heads = section.columns.map((column) => {
     if (column.picture) return h("td", { class: "picture", "aria-hidden": "true" }, column.label);
-    const sort = button("sort", { title: column.title }, () => sortBy(column), column.label);
+    const sort = button("sort", { title: column.title, "data-key": `sort ${column.key}` }, () => sortBy(column), column.label);
     const th = h("th", { scope: "col", class: classOf(column) }, sort);
     section.buttons.set(column.key, th);
     return th;
