@@ -89,6 +89,8 @@ def reproduce(
     """
     from prunebench.benchmark import reproduce
 
+    if plan_only and (no_run or records is not None):
+        raise click.UsageError("--plan shows runs to make, and --no-run and --records make none: give one of them")
     reproduce.reproduce(
         home_folder(),
         reproduce.Asked(name, scale, dataset, backbones, llm, seeds, plugin_files),

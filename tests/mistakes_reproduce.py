@@ -47,6 +47,11 @@ CASES = [
         given=install_counted,
     ),
     Mistake(
+        "a plan of runs that are not to be made",
+        ("reproduce", "table2", "--plan", "--no-run"),
+        ("--plan shows runs to make, and --no-run and --records make none: give one of them",),
+    ),
+    Mistake(
         "records to reproduce a table from that are not there",
         ("reproduce", "table2", "--records", "nowhere"),
         ("'nowhere' does not exist",),
