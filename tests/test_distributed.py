@@ -200,7 +200,7 @@ def test_torchrun_whose_process_is_killed_and_one_process_that_goes_on(
     job = replace(job, words=with_settings(job.words, ("backbone.max_steps=80",)))
     launcher = start_by(TORCHRUN, job)
     until = time.monotonic() + 120
-    while not (kept := list((job.home / "scratch" / "fit").glob("*/checkpoints/checkpoint-*/trainer_state.json"))):
+    while not any("checkpoint-" in path.read_text() for path in job.home.glob("scratch/fit/*/attempts.jsonl")):
         assert time.monotonic() < until
         time.sleep(0.01)
     (second,) = (one for one in psutil.Process(launcher.pid).children() if one.environ()["RANK"] == "1")
@@ -210,7 +210,6 @@ def test_torchrun_whose_process_is_killed_and_one_process_that_goes_on(
     assert not out
     assert err.count("the same command continues where this one stopped") == 1
     assert not (job.home / "runs").exists()
-    assert kept, "there is something to continue"
     taken_steps, on_step_end = [], _Watch.on_step_end
 
     def counting(watch: _Watch, args: Any, state: Any, control: Any, **more: Any) -> None:
