@@ -184,7 +184,7 @@ def _part(whole: Group, users: NDArray[np.int64]) -> Group:
         return PerUser(per_user.users[kept], values)
 
     def of(member: Member) -> Member:
-        return replace(member, paper={}, runs=[(seeds, own(per_user)) for seeds, per_user in member.runs])
+        return replace(member, runs=[(seeds, own(per_user)) for seeds, per_user in member.runs])
 
     return replace(whole, members=[of(member) for member in whole.members])
 

@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from board_world import run, runs
+from reproduction_world import PAIRS, everything, page, tables, wanted
 
 from prunebench.leaderboard.board import Run, make_board
 from prunebench.leaderboard.record import DatasetFacts, Seeds, StageBill, total
 from prunebench.leaderboard.reproduction_layouts import fig4, fig5, fig7, markdown, table2, table3, table4
-from prunebench.leaderboard.reproduction_page import Reproduction, reproduction
+from prunebench.leaderboard.reproduction_page import Reproduction
 from prunebench.leaderboard.reproduction_pictures import ENDINGS, pictures_of
 from prunebench.leaderboard.reproductions import Wanted, find, fits
 from prunebench.leaderboard.statistics import holm
 
 GAMES = DatasetFacts(name="games", fingerprint="g", counts={"users": 49156, "items": 17332})
-PAIRS = [(seed, seed) for seed in range(3)]
-
-
-def wanted(method: str, **facts: Any) -> Wanted:
-    values: dict[str, Any] = {
-        "method": method,
-        "backbone": "bigrec",
-        "dataset": "a",
-        "split": "test",
-        "llm": "catalogue",
-        "surrogate": "sasrec",
-        "budget": 10,
-        "share": 0.1,
-        "usual": True,
-        "config": {},
-        "asked": {},
-        "seeds": PAIRS,
-    }
-    return Wanted(**values | facts)
-
-
-def everything(means: list[float], **facts: Any) -> list[Run]:
-    """Runs on all 100 samples."""
-    return runs("full", means, budget=100, share=1.0, **facts)
-
-
-def page(name: str, rows: list[Wanted], made: list[Run], against: str = "random") -> Reproduction:
-    return reproduction(name, "A title", f"bench reproduce {name}", find(rows, made, against, resamples=200))
-
-
-def tables(text: str) -> str:
-    """A page without its head and legend."""
-    return text.split("samples\n\n", 1)[1].split("\n- R = recall")[0]
-
 
 # -- which runs belong -------------------------------------------------------------------------------------------------
 
@@ -252,11 +220,35 @@ def test_times_of_different_hardware_are_not_compared() -> None:
     assert "| ours | % improvement |  | +20.0% | +20.0% | +20.0% | +20.0% | – |" in text
 
 
-def test_table_4_has_the_surrogates_in_order_and_what_they_took() -> None:
-    def with_surrogate(name: str, seconds: float) -> list[Run]:
-        bill = [stage("surrogate", seconds), stage("fit", 5.0, "fine-tuning")]
-        return runs("dealrec", [0.5] * 3, config={"surrogate": {"name": name}}, bill=bill, totals=total(bill))
+def with_surrogate(name: str, seconds: float) -> list[Run]:
+    bill = [stage("surrogate", seconds), stage("fit", 5.0, "fine-tuning")]
+    return runs("dealrec", [0.5] * 3, config={"surrogate": {"name": name}}, bill=bill, totals=total(bill))
 
+
+def test_a_surrogate_that_one_run_did_not_pay_for_has_no_mean_time() -> None:
+    row = wanted("dealrec", surrogate="sasrec", config={"surrogate": {"name": "sasrec"}})
+    made = with_surrogate("sasrec", 90.0)
+    bill = [stage("fit", 5.0, "fine-tuning")]
+    made[1] = run("dealrec", 0.5, 1, config={"surrogate": {"name": "sasrec"}}, bill=bill, totals=total(bill))
+    (line,) = page("table4", [row], made, "full").panels[0].lines
+    assert line.surrogate_s is None
+
+
+def test_a_mean_is_of_runs_that_all_have_the_metric() -> None:
+    (row,) = find([wanted("random")], runs("random", [0.4, 0.5, 0.5]), resamples=200).rows
+    assert row.mean("R@10", PAIRS[:2]) == pytest.approx(0.45)
+    assert row.mean("R@50", PAIRS) is None
+    metrics = dict(row.runs[1, 1].record.metrics)
+    short = metrics["unmasked"].model_copy(update={"recall": {"20": 0.5}})
+    other = replace(
+        row.runs[1, 1], record=row.runs[1, 1].record.model_copy(update={"metrics": metrics | {"unmasked": short}})
+    )
+    lacking = replace(row, runs={**row.runs, (1, 1): other})
+    assert lacking.mean("R@10", PAIRS) is None
+    assert lacking.mean("R@10", [PAIRS[0], PAIRS[2]]) == pytest.approx(0.45)
+
+
+def test_table_4_has_the_surrogates_in_order_and_what_they_took() -> None:
     rows = [
         wanted("dealrec", surrogate=name, config={"surrogate": {"name": name}})
         for name in ("dcrec", "sasrec", "bert4rec")

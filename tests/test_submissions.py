@@ -7,6 +7,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from board_world import run, write_runs
 from counted import COUNTED, install_counted
 from tampered import RECORDS, TAMPERED, Run
 
-from prunebench.benchmark import cli
+from prunebench.benchmark import cli, truths
 from prunebench.datasets.library import Library
 from prunebench.datasets.schema import RecDataset, Sequences
 from prunebench.leaderboard.archive import MANIFEST, PER_USER, RECORD, Files, manifest
 from prunebench.leaderboard.record import Record, load_record
 from prunebench.leaderboard.score_summary import summarise
+from prunebench.leaderboard.truth import Truth
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -266,6 +268,21 @@ def test_a_run_just_made_holds_with_a_plugin_and_without_its_data(
     code, out, err = bench("validate", "mine.zip")
     assert (code, err) == (0, "")
     assert "2 on tiny: not installed here: users are those of most of the runs given" in out
+
+
+def test_a_user_without_a_sample_cannot_have_been_chosen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, truth_of = Run(MINI[0]), truths.truth_of
+    lacking = np.array(taken.ids[5:7])
+
+    def without(data: RecDataset) -> Truth:
+        found = truth_of(data)
+        assert found.samples is not None
+        return replace(found, samples=np.setdiff1d(found.samples, lacking))
+
+    monkeypatch.setattr(truths, "truth_of", without)
+    code, _, err = bench("validate", MINI[0])
+    assert code == 2
+    assert f"user {min(lacking)} has no sample in data set mini (and 1 more)" in err
 
 
 def test_scores_must_be_of_these_samples(bench: Bench, tmp_path: Path) -> None:
