@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -79,13 +80,14 @@ def build(folder: Path, out: Path, dataset: str | None, split: str, as_json: boo
         click.echo(f"{', '.join(what)} in {out}: {size}")
 
 
-def check(folder: Path, published: Path, as_json: bool) -> None:
-    """Raise RecordError naming the first file and row of a published board that is not what the records say.
+def check(folder: Path, published: Path) -> dict[str, Any]:
+    """What a published board holds; raises RecordError naming its first file and row that is not what the records say.
 
     The board itself says of which data set and split it is, and whether it has pictures. Of those it is checked that they
     are there, not what they show: other versions of matplotlib draw other bytes.
     """
-    asked = read_board(_text(published / BOARD), str(published / BOARD))
+    written = shlex.join(["bench", "leaderboard", "build", "--out", str(published)])
+    asked = read_board(text_of(published / BOARD, written), str(published / BOARD))
     runs, left_out = runs_of(folder, asked.dataset, asked.split)
     if left_out:
         raise RecordError(str(left_out[0]))
@@ -95,7 +97,7 @@ def check(folder: Path, published: Path, as_json: bool) -> None:
     words += [] if asked.pictures else ["--no-plots"]
     remedy = shlex.join(["bench", "leaderboard", "build", *words])
     for name, render in FILES.items():
-        differs = first_difference(name, render(board), _text(published / name))
+        differs = first_difference(name, render(board), text_of(published / name, written))
         if differs is not None:
             raise RecordError(
                 f"{published / name}, line {differs[0]} ({differs[1]}), is not what the records in {folder} say; if they are right: {remedy}"
@@ -107,11 +109,7 @@ def check(folder: Path, published: Path, as_json: bool) -> None:
     for name in expected:
         if not (published / FOLDER / name).is_file():
             raise RecordError(f"{published / FOLDER / name} is missing; build it anew: {remedy}")
-    if as_json:
-        facts = {"published": str(published), "files": list(FILES), "pictures": expected, **_size(board)}
-        click.echo(json.dumps(facts, indent=1))
-    else:
-        click.echo(f"{', '.join(FILES)} in {published} are what the {_size(board)['runs']} records in {folder} say")
+    return {"published": str(published), "files": list(FILES), "pictures": expected, **_size(board)}
 
 
 def runs_of(folder: Path, dataset: str | None, split: str) -> tuple[list[Run], list[Exception]]:
@@ -161,13 +159,14 @@ def _board(runs: list[Run], dataset: str | None, split: str, pictures: bool) -> 
         return make_board(runs, dataset, split, report=report, pictures=pictures)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, remedy: str) -> str:
+    """A published file. Raises RecordError where there is none, with the command that writes it."""
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise RecordError(f"{path} is missing; write it with: bench leaderboard build --out {path.parent}") from None
+        raise RecordError(f"{path} is missing; write it with: {remedy}") from None
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is no text ({error}); write it with: bench leaderboard build") from None
+        raise RecordError(f"{path} is no text ({error}); write it with: {remedy}") from None
 
 
 def _size(board: Board) -> dict[str, int]:

@@ -86,11 +86,15 @@ def build(out: Path, dataset: str | None, split: str, records: Path | None, plot
 )
 @JSON
 def check(published: Path, records: Path | None, as_json: bool) -> None:
-    """Fail (exit code 2) where a published leaderboard is not what its records say."""
-    from prunebench.benchmark import boards
+    """Fail (exit code 2) where a published leaderboard is not what its records say.
+
+    So are pages of `bench reproduce` under DIR, but those made with a plugin, whose code is not run here.
+    """
+    from prunebench.benchmark import checks
 
     beside = published / "records"
-    boards.check(records or (beside if beside.is_dir() else home_folder() / "runs"), published, as_json)
+    folder = records or (beside if beside.is_dir() else home_folder() / "runs")
+    checks.check(home_folder(), folder, published, as_json)
 
 
 @leaderboard.command()

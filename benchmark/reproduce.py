@@ -198,12 +198,30 @@ def page(
 
     The losses that group users, where the figure has groups, are computed, or with ``no_run`` those of the page ``before``.
     """
-    study = build(Study, asked.values(), f"study {asked.declared.stem}")
-    assert isinstance(study, Study)
-    bench = workbench(home, device, tuple(map(Path, study.plugins)))
-    runs, left_out = runs_of(records, None, study.split)
+    runs, left_out = runs_of(records, None, study_of(asked).split)
     for error in left_out:
         click.echo(f"bench: left out: {' '.join(str(error).split())}", err=True)
+    return page_of(home, asked, runs, device, no_run, before)
+
+
+def study_of(asked: Asked) -> Study:
+    """The declared study, with what is to be otherwise."""
+    study = build(Study, asked.values(), f"study {asked.declared.stem}")
+    assert isinstance(study, Study)
+    return study
+
+
+def page_of(
+    home: Path,
+    asked: Asked,
+    runs: Sequence[Run],
+    device: str = "auto",
+    no_run: bool = True,
+    before: Path | None = None,
+) -> Reproduction:
+    """What these runs have of a table or figure; see ``page``."""
+    study = study_of(asked)
+    bench = workbench(home, device, tuple(map(Path, study.plugins)))
     rows = rows_of(bench, study, asked.declared.stem)
     with ConsoleReporter(Console(stderr=True)).stage("statistics") as report:
         found = find(wanted(bench, rows, runs), runs, NAMED[asked.name].against, report=report)
@@ -263,15 +281,24 @@ def write(made: Reproduction, out: Path) -> list[str]:
 
     Equal records give equal bytes, but for pictures drawn by another version of matplotlib.
     """
-    pictures = pictures_of(made)
-    text = markdown(made, NAMED[made.name].section, pictures)
-    files = {f"{made.name}.md": text.encode(), f"{made.name}.json": _json(made).encode()}
-    files |= {one.name + ending: one.draw(ending) for one in pictures for ending in ENDINGS}
+    files = {name: text.encode() for name, text in texts(made).items()}
+    files |= {one.name + ending: one.draw(ending) for one in pictures_of(made) for ending in ENDINGS}
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         for name, content in files.items():
             stack.enter_context(atomic_file(out / name, overwrite=True)).buffer.write(content)
     return list(files)
+
+
+def texts(made: Reproduction) -> dict[str, str]:
+    """The page and its figures as JSON, by file name."""
+    text = markdown(made, NAMED[made.name].section, pictures_of(made))
+    return {f"{made.name}.md": text, f"{made.name}.json": _json(made)}
+
+
+def picture_names(made: Reproduction) -> list[str]:
+    """The file names of a page's pictures."""
+    return [one.name + ending for one in pictures_of(made) for ending in ENDINGS]
 
 
 def _json(made: Reproduction) -> str:

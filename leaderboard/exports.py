@@ -197,12 +197,13 @@ def first_difference(name: str, expected: str, found: str) -> tuple[int, str] | 
     lines = zip_longest(expected.split("\n"), found.split("\n"))
     for number, (should, there) in enumerate(lines, 1):
         if should != there:
-            return number, _row_in_words(name, expected, should or there or "")
+            line = should or there or ""
+            return number, _row_in_words(name, expected, line) if name in FILES else _beginning(line)
     return None
 
 
 def _row_in_words(name: str, expected: str, line: str) -> str:
-    """The row a line is about, or how the line begins."""
+    """The row of a board that a line is about, or how the line begins."""
     try:
         if name.endswith((".json", ".html")):
             row = json.loads(line.removesuffix(","))
@@ -215,4 +216,8 @@ def _row_in_words(name: str, expected: str, line: str) -> str:
         method, backbone = (html.unescape(cell).strip() for cell in line.strip("|").split("|")[:2])
         return f"{method} on {backbone}"
     except (ValueError, KeyError, TypeError):
-        return line if len(line) <= 60 else line[:60] + "…"
+        return _beginning(line)
+
+
+def _beginning(line: str) -> str:
+    return line if len(line) <= 60 else line[:60] + "…"

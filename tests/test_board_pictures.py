@@ -71,7 +71,7 @@ def test_real_pictures_are_written_and_shown_below_their_table(tmp_path: Path) -
         assert (out / light).is_file()
         assert "good" in alt
     before = files(out)
-    check(tmp_path / "runs", out, as_json=False)
+    check(tmp_path / "runs", out)
     assert files(built(tmp_path)) == before, "byte for byte"
 
 
@@ -79,10 +79,10 @@ def test_without_pictures_none_are_drawn_shown_or_asked_for(home: Path, capsys: 
     out = built(home, pictures=False)
     assert set(files(out)) == set(FILES)
     assert "plots/" not in (out / "leaderboard.md").read_text(encoding="utf-8")
-    check(home / "runs", out, as_json=False)
+    check(home / "runs", out)
     (out / "leaderboard.csv").write_text("")
     with pytest.raises(RecordError, match="--no-plots"):
-        check(home / "runs", out, as_json=False)
+        check(home / "runs", out)
 
 
 def test_pictures_of_an_earlier_board_go_and_nothing_else_does(home: Path) -> None:
@@ -98,7 +98,7 @@ def test_pictures_of_an_earlier_board_go_and_nothing_else_does(home: Path) -> No
     built(home)
     kept = {"mine.svg", "a-bigrec-catalogue-20-cost.svg", board_files.LIST}
     assert plots(out) == {name + ending for name in TWO for ending in ENDINGS} | kept
-    check(home / "runs", out, as_json=False)
+    check(home / "runs", out)
     built(home, pictures=False)
     assert plots(out) == kept - {board_files.LIST}
 
@@ -117,7 +117,7 @@ def test_a_list_that_is_not_ours_removes_nothing(home: Path, listed: str) -> Non
     (out / "plots" / board_files.LIST).write_text(listed)
     built(home)
     assert (out / "mine.svg").read_text() == "mine"
-    check(home / "runs", out, as_json=False)
+    check(home / "runs", out)
 
 
 def test_a_picture_that_cannot_be_drawn_leaves_all_as_it_was(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,16 +141,16 @@ def test_check_names_the_picture_that_is_missing_or_stale(home: Path) -> None:
     with pytest.raises(
         RecordError, match=rf"{TWO[1]}-dark.svg is missing; build it anew: bench leaderboard build"
     ) as caught:
-        check(home / "runs", out, as_json=False)
+        check(home / "runs", out)
     assert "\n" not in str(caught.value)
     sums = json.loads((out / "plots" / board_files.LIST).read_text())
     (out / "plots" / board_files.LIST).write_text(json.dumps(sums | {"old-cost.svg": "0"}))
     with pytest.raises(RecordError, match=r"old-cost.svg is a picture of another board; build it anew"):
-        check(home / "runs", out, as_json=False)
+        check(home / "runs", out)
     del sums[f"{TWO[0]}.png"]
     (out / "plots" / board_files.LIST).write_text(json.dumps(sums))
     with pytest.raises(RecordError, match=rf"{TWO[0]}.png is not among the pictures there"):
-        check(home / "runs", out, as_json=False)
+        check(home / "runs", out)
 
 
 def test_samples_that_are_not_those_of_the_record_are_refused(home: Path) -> None:
@@ -166,5 +166,5 @@ def test_samples_that_are_not_those_of_the_record_are_refused(home: Path) -> Non
         (folder / "selection.txt").write_text(text)
         write_manifest(folder)
         with pytest.raises(RecordError, match=message) as caught:
-            check(home / "runs", out, as_json=False)
+            check(home / "runs", out)
         assert "selection.txt" in str(caught.value)

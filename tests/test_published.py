@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunebench.benchmark.boards import check, records_of
+from prunebench.benchmark.boards import records_of
+from prunebench.benchmark.checks import check
 from prunebench.leaderboard.record import Record
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "leaderboard" / "published"
 RECORDS = records_of(PUBLISHED / "records")
 
 
-def test_the_board_follows_from_the_records(capsys: pytest.CaptureFixture[str]) -> None:
-    check(PUBLISHED / "records", PUBLISHED, as_json=True)
-    assert json.loads(capsys.readouterr().out)["runs"] == len(RECORDS) > 0
+def test_board_and_pages_follow_from_the_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(tmp_path, PUBLISHED / "records", PUBLISHED, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert said["runs"] == len(RECORDS) > 0
+    assert {Path(path) for path in said["pages"]} == {*(PUBLISHED / "reproduced").rglob("*.md")} != set()
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.method}-{record.backbone}-{record.run}")

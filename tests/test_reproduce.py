@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from counted import install_counted
 from mistakes import Answer, ask
 from rich.console import Console
 
-from prunebench.benchmark import reproduce
+from prunebench.benchmark import checks, reproduce
 from prunebench.benchmark.cli_reproduce import NAMES, SCALES
 from prunebench.benchmark.plan import fitting
 from prunebench.benchmark.progress import ConsoleReporter
 from prunebench.benchmark.study import read_study
 from prunebench.benchmark.workbench import Workbench
+from prunebench.leaderboard.record import RecordError
 from prunebench.leaderboard.reproductions import Wanted
 
 PUBLISHED = Path(__file__).parent.parent / "leaderboard" / "published"
@@ -182,20 +183,71 @@ def test_a_run_that_fails_leaves_a_page_with_a_gap(given: Path) -> None:
     assert "1 of 3 runs failed" in answer.err
 
 
-def test_published_pages_are_what_the_records_say(tmp_path: Path) -> None:
-    found = sorted((PUBLISHED / "reproduced").rglob("*.json"))
-    assert found
-    for number, path in enumerate(found):
-        command, out = json.loads(path.read_text())["command"], tmp_path / str(number)
-        out.mkdir()
-        shutil.copy(path, out)  # figure 6 keeps its users' losses there: no record has them
-        answer = ask(tmp_path, (*shlex.split(command)[1:], "--records", str(PUBLISHED / "records"), "--out", str(out)))
-        assert answer.code == 0, answer.err
-        for ending in (".md", ".json"):
-            made = (out / path.name).with_suffix(ending)
-            assert made.read_bytes() == path.with_suffix(ending).read_bytes(), (
-                f"{path.stem}{ending}: {command} --no-run"
-            )
-        assert {one.name for one in out.glob(f"{path.stem}*")} == {
-            one.name for one in path.parent.glob(f"{path.stem}*")
-        }
+@pytest.fixture(scope="module", name="paged")
+def fixture_paged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with published records of table 3 and figure 6, and their pages in a folder of its own."""
+    folder = tmp_path_factory.mktemp("paged")
+    for path in (PUBLISHED / "records").iterdir():
+        record = json.loads((path / "record.json").read_text())
+        if record["dataset"]["name"] == "mini" and record["method"] in ("full", "dealrec", "random"):
+            shutil.copytree(path, folder / "board" / "records" / path.name)
+    for name in ("table3", "fig6"):
+        for path in (PUBLISHED / "reproduced").glob(f"{name}*"):
+            (folder / "board" / "pages").mkdir(exist_ok=True)
+            shutil.copy(path, folder / "board" / "pages")
+    answer = ask(folder, ("leaderboard", "build", "--records", "board/records", "--out", "board", "--no-plots"))
+    assert answer.code == 0, answer.err
+    return folder
+
+
+def _spoil(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a digit": (
+        lambda pages: _spoil(pages / "table3.md", "| ours | Full | 6 | _.", "| ours | Full | 6 | _.9"),
+        "table3.md, line 9 (| ours | Full | 6 | _.",
+    ),
+    "a digit of the JSON": (
+        lambda pages: _spoil(pages / "table3.json", '"ours": 0.', '"ours": 0.9'),
+        "table3.json, line",
+    ),
+    "no markdown": (
+        lambda pages: (pages / "table3.md").unlink(),
+        "table3.md is missing; write it with: bench reproduce",
+    ),
+    "no picture": (lambda pages: (pages / "fig6-dark.svg").unlink(), "fig6-dark.svg is missing; make it anew"),
+    "another name": (lambda pages: (pages / "table3.json").rename(pages / "fig4.json"), "fig4.json is of table3"),
+    "another command": (
+        lambda pages: _spoil(pages / "table3.json", "reproduce table3 --scale mini", "reproduce --help"),
+        "'bench reproduce --help' is no command of `bench reproduce`",
+    ),
+    "no page": (lambda pages: (pages / "fig5.json").write_text("[]"), "fig5.json is no page of `bench reproduce`"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_check_names_the_page_that_does_not_follow_from_the_records(paged: Path, tmp_path: Path, how: str) -> None:
+    shutil.copytree(paged / "board" / "pages", tmp_path / "pages")
+    spoil, said = SPOILT[how]
+    spoil(tmp_path / "pages")
+    with pytest.raises(RecordError) as error:
+        checks.pages(tmp_path, paged / "board" / "records", tmp_path / "pages")
+    assert said in str(error.value)
+
+
+def test_check_runs_no_code_that_a_page_names(paged: Path) -> None:
+    page = paged / "board" / "pages" / "table3.json"
+    whole = page.read_text()
+    (paged / "plug.py").write_text("open('loaded', 'w')\n")
+    answer = ask(paged, ("leaderboard", "check", "--published", "board"))
+    assert (answer.code, answer.out.count("pages/")) == (0, 2), answer.err
+    page.write_text(whole.replace("--scale mini", "--scale mini --plugin plug.py"))
+    answer = ask(paged, ("leaderboard", "check", "--published", "board"))
+    page.write_text(whole)
+    assert (answer.code, answer.out.count("pages/")) == (0, 1)
+    assert "not checked: board/pages/table3.json was made with a plugin" in answer.err
+    assert not (paged / "loaded").exists()
