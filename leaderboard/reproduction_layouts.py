@@ -114,7 +114,7 @@ def table3(panel: Panel) -> list[str]:
                 apart = [signed(line.scores[metric].difference) for metric in panel.metrics]
                 rows.append([*name, "difference", named(line.method), "", *apart, ""])
     head = ["", "method", "seeds", *panel.metrics, "time"]
-    head = ["backbone", *head] if len(rows[0]) > len(head) else head
+    head = ["backbone", *head] if rows and len(rows[0]) > len(head) else head
     return [grid(head, rows, len(head) - len(panel.metrics) - 2)]
 
 

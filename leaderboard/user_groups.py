@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,15 @@ class UserLosses(Part):
     """Each user's loss in nats, −log P(target | history), mean over the user's targets and then over ``runs``, by id."""
 
     runs: list[str] = Field(min_length=1)
-    users: list[int] = Field(min_length=len(GROUPS))
-    losses: list[float]
+    users: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=len(GROUPS))
+    losses: list[Annotated[float, Field(ge=0, lt=1e9)]]
 
     @model_validator(mode="after")
     def _fits(self) -> UserLosses:
         if len(self.users) != len(self.losses):
             raise ValueError("there must be one loss per user")
+        if len(set(self.runs)) < len(self.runs):
+            raise ValueError("a run counts once")
         if any(later <= user for user, later in zip(self.users, self.users[1:], strict=False)):
             raise ValueError("users must increase")
         return self

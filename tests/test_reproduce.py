@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -219,24 +220,65 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda pages: (pages / "table3.md").unlink(),
         "table3.md is missing; write it with: bench reproduce",
     ),
+    "no JSON": (lambda pages: (pages / "table3.json").unlink(), "table3.json is missing or no file"),
+    "a pipe": (lambda pages: os.mkfifo(pages / "fig5.json"), "fig5.json is missing or no file"),
     "no picture": (lambda pages: (pages / "fig6-dark.svg").unlink(), "fig6-dark.svg is missing; make it anew"),
-    "another name": (lambda pages: (pages / "table3.json").rename(pages / "fig4.json"), "fig4.json is of table3"),
+    "another name": (lambda pages: (pages / "table3.json").rename(pages / "fig4.json"), "makes no page of that name"),
     "another command": (
         lambda pages: _spoil(pages / "table3.json", "reproduce table3 --scale mini", "reproduce --help"),
-        "'bench reproduce --help' is no command of `bench reproduce`",
+        "'bench reproduce --help' makes no page of that name",
+    ),
+    "help": (
+        lambda pages: _spoil(pages / "table3.json", "--scale mini", "--scale mini --help"),
+        "makes no page of that name",
+    ),
+    "an option that writes": (
+        lambda pages: _spoil(pages / "table3.json", "--scale mini", "--scale mini --out elsewhere"),
+        "makes no page of that name",
+    ),
+    "no such backbone": (
+        lambda pages: _spoil(pages / "table3.json", "--scale mini", "--scale mini --backbone nope"),
+        "table3.json: unknown backbone 'nope'",
+    ),
+    "users past counting": (
+        lambda pages: _spoil(pages / "fig6.json", '"users": [', f'"users": [{2**63},'),
+        "fig6.json is no page of `bench reproduce`: panels.0.groups.0.losses.users.0",
     ),
     "no page": (lambda pages: (pages / "fig5.json").write_text("[]"), "fig5.json is no page of `bench reproduce`"),
 }
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_check_names_the_page_that_does_not_follow_from_the_records(paged: Path, tmp_path: Path, how: str) -> None:
+def test_check_names_the_page_that_does_not_follow_from_the_records(
+    paged: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(paged / "board" / "pages", tmp_path / "pages")
     spoil, said = SPOILT[how]
     spoil(tmp_path / "pages")
     with pytest.raises(RecordError) as error:
         checks.pages(tmp_path, paged / "board" / "records", tmp_path / "pages")
     assert said in str(error.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_pages_among_the_records_are_held_to_them(paged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (paged / "board" / "records").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(paged / "board" / "pages", tmp_path / "pages")
+    monkeypatch.chdir(tmp_path)
+    held, left_out = checks.pages(tmp_path / "home", Path("."), Path("pages"))
+    assert (held, left_out) == ([Path("pages/fig6.md"), Path("pages/table3.md")], {})
+    (tmp_path / "pages" / "table3.md").unlink()
+    with pytest.raises(RecordError, match=r"table3\.md is missing"):
+        checks.pages(tmp_path / "home", Path("."), Path("pages"))
+
+
+def test_a_damaged_run_is_named_and_not_left_out_of_a_page(paged: Path, tmp_path: Path) -> None:
+    shutil.copytree(paged / "board" / "records", tmp_path / "records")
+    damaged = next((tmp_path / "records").iterdir()) / "selection.txt"
+    damaged.write_text(damaged.read_text() + "1")
+    with pytest.raises(RecordError, match=rf"table3.json: .*{damaged.parent.name}|fig6.json: .*{damaged.parent.name}"):
+        checks.pages(tmp_path, tmp_path / "records", paged / "board" / "pages")
 
 
 def test_check_runs_no_code_that_a_page_names(paged: Path) -> None:
@@ -249,5 +291,5 @@ def test_check_runs_no_code_that_a_page_names(paged: Path) -> None:
     answer = ask(paged, ("leaderboard", "check", "--published", "board"))
     page.write_text(whole)
     assert (answer.code, answer.out.count("pages/")) == (0, 1)
-    assert "not checked: board/pages/table3.json was made with a plugin" in answer.err
+    assert "bench: not checked: board/pages/table3.json was made with a plugin" in answer.err
     assert not (paged / "loaded").exists()

@@ -90,7 +90,10 @@ function asTable(section, made) {
   const fold = h("details", { open: section.asTable }, h("summary", { "data-key": "as table" }, "Show as table"), inside);
   const show = () => {
     section.asTable = fold.open;
-    inside.replaceChildren(...(fold.open ? [grid(made.head, made.rows, made.words)] : []));
+    if (fold.open === inside.hasChildNodes()) return; // what is inserted open says so once more
+    const figures = grid(made.head, made.rows, made.words);
+    figures.dataset.key = "figures";
+    inside.replaceChildren(...(fold.open ? [figures] : []));
   };
   fold.addEventListener("toggle", show);
   if (fold.open) show();
