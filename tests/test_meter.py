@@ -55,7 +55,9 @@ def test_an_inner_meter_does_not_hide_the_outer_peak() -> None:
         with Meter() as second:
             pass
     assert outer.bill.peak_rss_mb - inner.bill.peak_rss_mb > 0.5 * BIG_MB
-    assert outer.bill.peak_rss_mb >= inner.bill.peak_rss_mb >= second.bill.peak_rss_mb
+    assert outer.bill.peak_rss_mb >= inner.bill.peak_rss_mb
+    # What is allocated may be memory that was there; other threads, and the kernel's lazy counting of pages, leave a little.
+    assert second.bill.peak_rss_mb < inner.bill.peak_rss_mb + 1
 
 
 def test_the_peak_of_an_inner_meter_belongs_to_the_outer_too() -> None:
