@@ -86,18 +86,16 @@ def check(folder: Path, published: Path) -> dict[str, Any]:
     The board itself says of which data set and split it is, and whether it has pictures. Of those it is checked that they
     are there, not what they show: other versions of matplotlib draw other bytes.
     """
-    written = shlex.join(["bench", "leaderboard", "build", "--out", str(published)])
-    asked = read_board(text_of(published / BOARD, written), str(published / BOARD))
+    anew = shlex.join(["bench", "leaderboard", "build", "--records", str(folder), "--out", str(published)])
+    asked = read_board(text_of(published / BOARD, anew), str(published / BOARD))
     runs, left_out = runs_of(folder, asked.dataset, asked.split)
     if left_out:
         raise RecordError(str(left_out[0]))
     board = _board(runs, asked.dataset, asked.split, asked.pictures)
-    words = ["--records", str(folder), "--out", str(published), "--split", asked.split]
-    words += ["--dataset", asked.dataset] if asked.dataset else []
-    words += [] if asked.pictures else ["--no-plots"]
-    remedy = shlex.join(["bench", "leaderboard", "build", *words])
+    words = ["--split", asked.split, *(["--dataset", asked.dataset] if asked.dataset else [])]
+    remedy = f"{anew} {shlex.join([*words, *([] if asked.pictures else ['--no-plots'])])}"
     for name, render in FILES.items():
-        differs = first_difference(name, render(board), text_of(published / name, written))
+        differs = first_difference(name, render(board), text_of(published / name, remedy))
         if differs is not None:
             raise RecordError(
                 f"{published / name}, line {differs[0]} ({differs[1]}), is not what the records in {folder} say; if they are right: {remedy}"
